@@ -1,0 +1,1 @@
+"""The operator: carries FineTuneJobs through their life on a Kubernetes cluster."""

@@ -1,0 +1,1 @@
+"""The program in the trainer image: prepares data, fine-tunes, evaluates, and survives interruptions."""
