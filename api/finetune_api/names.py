@@ -1,0 +1,79 @@
+"""Names that more than one program relies on: labels, paths, ports, environment, and what children are called."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "finetune.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = "finetune.dev/v1alpha1"
+JOBS = "finetunejobs"
+RUNTIMES = "finetuneruntimes"
+
+LABEL_JOB = f"{GROUP}/job"
+LABEL_RUN = f"{GROUP}/run"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGER = "finetune-operator"
+
+DEFAULT_RUNTIME = "default"
+CONTAINER = "trainer"
+
+CONFIG_DIR = "/etc/finetune"
+RUN_CONFIG_FILE = "run.json"
+CA_FILE = "ca.crt"
+RUNTIME_FILE = "runtime.json"
+VOLUMES_DIR = "/volumes"
+SCRATCH_DIR = "/scratch"
+TOKEN_DIR = "/var/run/secrets/finetune.dev"
+TOKEN_FILE = "token"
+TOKEN_AUDIENCE = "finetune.dev/progress"
+TERMINATION_LOG = "/dev/termination-log"
+
+METRICS_PORT = 9400
+MASTER_PORT = 29500
+PROGRESS_PORT = 10443
+PROGRESS_PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/{namespace}/trainjobs/{name}/status"
+
+ENV_RUN_CONFIG = "FINETUNE_RUN_CONFIG"
+ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
+ENV_POD_NAME = "FINETUNE_POD_NAME"
+ENV_NODE_NAME = "FINETUNE_NODE_NAME"
+ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
+ENV_SERVER_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+ENV_SERVER_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+ENV_SERVER_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+
+SECRET_KEYS = ("HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
+"""Keys of a `secretRef` that become environment variables of the same name."""
+
+RESERVED_ENV = frozenset(
+    {
+        "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+        ENV_RUN_CONFIG, ENV_NODE_RANK, ENV_POD_NAME, ENV_NODE_NAME, ENV_TERMINATION_LOG,
+        ENV_SERVER_URL, ENV_SERVER_CA, ENV_SERVER_TOKEN,
+    }
+)  # fmt: skip
+"""Environment variables that belong to the operator; a manifest may not set them."""
+
+MAX_JOB_NAME = 36
+
+
+def uid5(uid: str) -> str:
+    """The five characters of an object's uid that tell two jobs of the same name apart."""
+    return uid.replace("-", "")[:5]
+
+
+def attempt_name(job: str, uid: str, run: int, attempt: int) -> str:
+    """Name of every child of one attempt: its Job, Service and ConfigMap."""
+    return f"{job}-{uid5(uid)}-r{run}a{attempt}"
+
+
+def volume_folder(namespace: str, job: str, uid: str) -> str:
+    """Folder below a volume's path that belongs to one job, so that two jobs never share files by accident."""
+    return f"{namespace}/{job}/{uid5(uid)}"
+
+
+def volume_mount(claim: str) -> str:
+    """Where a claim is mounted in a training container."""
+    return f"{VOLUMES_DIR}/{claim}"

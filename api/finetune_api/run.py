@@ -1,0 +1,57 @@
+"""RunConfig: the one document that starts a training pod, written by the operator or by `finetune run`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from finetune_api.base import Document
+from finetune_api.job import (
+    CheckpointPolicy,
+    Dataset,
+    Evaluation,
+    Method,
+    Model,
+    OutputPolicy,
+    Parallelism,
+    Resources,
+    Task,
+    Training,
+)
+
+
+class JobIdentity(Document):
+    """Whose run it is. `uid` fences the checkpoint store against a superseded attempt."""
+
+    namespace: str
+    name: str
+    uid: str
+    run: int = 1
+    attempt: int = 1
+
+
+class RunConfig(Document):
+    """A resolved run: every default applied, every path known.
+
+    `folder` is where the run's files go and `checkpoint_folder` where its checkpoints go, as paths that all
+    nodes see; `volumes` maps each claim of a `pvc://` URI to the folder where it is mounted.
+    """
+
+    version: Literal["v1"] = "v1"
+    job: JobIdentity
+    task: Task
+    model: Model
+    dataset: Dataset
+    method: Method
+    training: Training
+    evaluation: Evaluation
+    checkpoint: CheckpointPolicy
+    output: OutputPolicy
+    resources: Resources
+    parallelism: Parallelism
+    folder: str
+    checkpoint_folder: str
+    output_uri: str | None = None
+    checkpoint_uri: str | None = None
+    volumes: dict[str, str] = {}
+    base_folder: str | None = None
+    """Folder that `./path` URIs are relative to; only `finetune run` has one."""
