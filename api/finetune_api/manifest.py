@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from finetune_api.job import FineTuneJob
+from finetune_api.job import (
+    NAME_PATTERN,
+    QUANTITY_PATTERN,
+    SOURCE_SCHEMES,
+    SUBDOMAIN_PATTERN,
+    URI_PATTERN,
+    VOLUME_PATTERN,
+    FineTuneJob,
+)
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,23 @@ class InvalidManifest(Exception):
 class _KubectlLoader(yaml.SafeLoader):
     """YAML as kubectl's parser resolves it: 1e-4 is a number, dates are text, a key stands once."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        self._refuse_duplicates(node)
+        self.flatten_mapping(node)
+        pairs = node.value
+        return {self._key(key): self.construct_object(value, deep=deep) for key, value in pairs}
+
+    def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
+            key = "<<" if key_node.tag == "tag:yaml.org,2002:merge" else self._key(key_node)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+
+    def _key(self, node: yaml.Node) -> str:
+        key = self.construct_object(node, deep=True)
+        return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -65,6 +80,7 @@ _RESOLVERS = (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("merge", r"^<<$", ["<"]),
 )
+_KubectlLoader.yaml_implicit_resolvers = {}
 for _name, _pattern, _first in _RESOLVERS:
     _KubectlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), _first)
 _KubectlLoader.bool_values = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
@@ -77,23 +93,11 @@ def read_yaml(text: str) -> Any:
     Raises InvalidManifest with line and column where the text is not YAML.
     """
     try:
-        return _with_text_keys(yaml.load(text, Loader=_KubectlLoader))
+        return yaml.load(text, Loader=_KubectlLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "file"
         raise InvalidManifest([Problem(place, getattr(error, "problem", None) or str(error))]) from error
-
-
-def _with_text_keys(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_key_text(key): _with_text_keys(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_text_keys(item) for item in value]
-    return value
-
-
-def _key_text(key: Any) -> str:
-    return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 def parse_job(value: Any) -> FineTuneJob:
@@ -111,9 +115,16 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
     problems: dict[str, Problem] = {}
     for item in error.errors():
         location = [part for part in item["loc"] if not _is_union_branch(part)]
-        problem = Problem(_path(location), _reason(dict(item)), _hint(dict(item), location, model))
-        problems.setdefault(problem.field, problem)
+        problem = Problem(_path(location), _reason(item), _hint(item, location, model))
+        former = problems.get(problem.field)
+        problems[problem.field] = _either(former, problem) if former else problem
     return list(problems.values())
+
+
+def _either(first: Problem, second: Problem) -> Problem:
+    """One problem for a field that may have two types and has neither."""
+    alternatives = second.reason.rpartition(" is not one of ")[2]
+    return Problem(first.field, f"{first.reason}, and not {alternatives}", first.hint)
 
 
 def _is_union_branch(part: Any) -> bool:
@@ -127,17 +138,45 @@ def _path(location: Sequence[Any]) -> str:
     return text or "manifest"
 
 
-def _reason(item: dict[str, Any]) -> str:
-    kind, value, context = item["type"], item.get("input"), item.get("ctx", {})
-    if kind == "missing":
-        return "is required"
-    if kind == "extra_forbidden":
-        return "there is no such field"
-    if kind in {"enum", "literal_error"}:
-        return f"{value!r} is not one of {str(context['expected']).replace(' or ', ', ')}"
-    if kind == "value_error":
+_REASONS = {
+    "missing": "is required",
+    "extra_forbidden": "there is no such field",
+    "greater_than": "{value} is not more than {gt}",
+    "greater_than_equal": "{value} is less than {ge}",
+    "less_than": "{value} is not less than {lt}",
+    "less_than_equal": "{value} is more than {le}",
+    "string_too_long": "{value} has more than {max_length} characters",
+    "string_too_short": "{value} has fewer than {min_length} characters",
+    "too_long": "{value} has more than {max_length} entries",
+    "too_short": "{value} has fewer than {min_length} entries",
+    "string_pattern_mismatch": "{value} has a form that does not fit",
+    "int_parsing": "{value} is no whole number",
+    "int_type": "{value} is no whole number",
+    "int_from_float": "{value} is no whole number",
+    "float_parsing": "{value} is no number",
+    "float_type": "{value} is no number",
+    "bool_parsing": "{value} is neither true nor false",
+    "bool_type": "{value} is neither true nor false",
+    "string_type": "{value} is no text",
+    "list_type": "{value} is no list",
+    "model_type": "{value} is no object",
+    "dict_type": "{value} is no object",
+    "enum": "{value} is not one of {expected}",
+    "literal_error": "{value} is not one of {expected}",
+}
+"""Words for pydantic's error types; a type that is not here keeps pydantic's own message."""
+
+
+def _reason(item: Mapping[str, Any]) -> str:
+    if item["type"] == "value_error":
         return str(item["msg"]).removeprefix("Value error, ")
-    return f"{_shown(value)}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    words = _REASONS.get(item["type"], "{value}: {message}")
+    return words.format(value=_shown(item.get("input")), message=item["msg"], **_context(item))
+
+
+def _context(item: Mapping[str, Any]) -> dict[str, Any]:
+    context = {name: value for name, value in item.get("ctx", {}).items() if name != "error"}
+    return {**context, "expected": str(context.get("expected", "")).replace(" or ", ", ")}
 
 
 def _shown(value: Any) -> str:
@@ -145,13 +184,22 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _hint(item: dict[str, Any], location: Sequence[Any], model: type[BaseModel]) -> str | None:
+def _hint(item: Mapping[str, Any], location: Sequence[Any], model: type[BaseModel]) -> str | None:
     if item["type"] == "extra_forbidden":
         return _nearest(str(location[-1]), _fields_at(location[:-1], model))
     if item["type"] in {"enum", "literal_error"}:
         allowed = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
         return _nearest(str(item.get("input")), allowed, listed=False)
-    return None
+    return _PATTERN_HINTS.get(item.get("ctx", {}).get("pattern", ""))
+
+
+_PATTERN_HINTS = {
+    URI_PATTERN: f"use {SOURCE_SCHEMES}",
+    VOLUME_PATTERN: "use pvc://claim/path",
+    QUANTITY_PATTERN: "use a quantity such as 4, 500m or 16Gi",
+    NAME_PATTERN: "use lower-case letters, digits and -, a letter first",
+    SUBDOMAIN_PATTERN: "use lower-case letters, digits, - and .",
+}
 
 
 def _nearest(name: str, names: Sequence[str], listed: bool = True) -> str | None:

@@ -1,0 +1,75 @@
+"""A job as this machine carries it out: FineTuneJob → RunConfig. Pure; paths are arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from finetune_api.job import FineTuneJob, FineTuneJobSpec, split_volume_uri
+from finetune_api.manifest import InvalidManifest, Problem
+from finetune_api.run import JobIdentity, RunConfig
+
+LOCAL_UID = "local"
+
+
+def run_config(
+    job: FineTuneJob, folder: Path, base_folder: Path, volumes: Mapping[str, Path], processes: int | None
+) -> RunConfig:
+    """The run that `job` means on one machine.
+
+    `folder` gets the run's files, `./path` is relative to `base_folder`, and `volumes` says where claims lie.
+    """
+    spec = job.spec
+    resources = spec.resources.model_copy(
+        update={"nodes": 1, "processes_per_node": processes or spec.resources.processes_per_node}
+    )
+    return RunConfig(
+        job=JobIdentity(namespace=job.metadata.namespace, name=job.metadata.name, uid=LOCAL_UID),
+        task=spec.task,
+        model=spec.model,
+        dataset=spec.dataset,
+        method=spec.method,
+        training=spec.training,
+        evaluation=spec.evaluation,
+        checkpoint=spec.checkpoint,
+        output=spec.output,
+        resources=resources,
+        parallelism=spec.parallelism,
+        folder=str(folder),
+        checkpoint_folder=str(folder / "checkpoints"),
+        volumes={claim: str(path) for claim, path in volumes.items()},
+        base_folder=str(base_folder),
+    )
+
+
+def claims(spec: FineTuneJobSpec) -> list[str]:
+    """Claims that the job reads, in the order of the manifest."""
+    found = [split_volume_uri(uri)[0] for uri in input_uris(spec) if uri.startswith("pvc://")]
+    return list(dict.fromkeys(found))
+
+
+def input_uris(spec: FineTuneJobSpec) -> Iterator[str]:
+    """Every URI that the job reads."""
+    yield spec.model.uri
+    held_out = [source for part in (spec.dataset.validation, spec.dataset.test) for source in part.sources or []]
+    yield from (source.uri for source in [*spec.dataset.train, *held_out])
+
+
+def volume_folders(spec: FineTuneJobSpec, options: list[str], here: Path) -> dict[str, Path]:
+    """Folder of each claim that the job reads: from `claim=DIR` options, else `./volumes/claim`.
+
+    Raises InvalidManifest for an option that is not of that form or names a claim that the job does not read.
+    """
+    given = dict(_split_option(option) for option in options)
+    needed = claims(spec)
+    for claim in given.keys() - set(needed):
+        reads = f"it reads {', '.join(needed)}" if needed else "it reads no pvc:// URI"
+        raise InvalidManifest([Problem(f"--volume {claim}", "the job does not read this claim", reads)])
+    return {claim: (here / given.get(claim, Path("volumes", claim))).absolute() for claim in needed}
+
+
+def _split_option(option: str) -> tuple[str, Path]:
+    claim, separator, folder = option.partition("=")
+    if not (claim and separator and folder):
+        raise InvalidManifest([Problem(f"--volume {option}", "has no folder", "write --volume claim=DIR")])
+    return claim, Path(folder)
