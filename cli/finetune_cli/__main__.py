@@ -1,0 +1,102 @@
+"""The `finetune` command: `check` a manifest, `run` it on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from finetune_api.job import FineTuneJob
+from finetune_api.manifest import InvalidManifest, Problem, parse_job, read_yaml
+from finetune_api.progress import ExitCode
+from finetune_cli import local, runner, screen
+from finetune_cli.overrides import apply_overrides
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+ManifestFile = Annotated[Path, typer.Argument(help="A FineTuneJob manifest.")]
+Assignments = Annotated[list[str], typer.Option("--set", help="Change one field: spec.training.learningRate=1e-4.")]
+
+
+@app.command()
+def check(file: ManifestFile, assignments: Assignments = []) -> None:  # noqa: B006
+    """Tell every mistake in a manifest, with its field and what would work."""
+    job = _read(file, assignments)
+    console.print(f"{file}: FineTuneJob {job.metadata.name} is valid")
+
+
+@app.command()
+def run(
+    file: ManifestFile,
+    output: Annotated[Path | None, typer.Option(help="The run's folder; runs/<name> if absent.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, max=64, help="Data-parallel processes.")] = None,
+    assignments: Assignments = [],  # noqa: B006
+    volume: Annotated[list[str], typer.Option(help="Folder of a claim: claim=DIR.")] = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set a former run aside and start over.")] = False,
+) -> None:
+    """Carry out a manifest here and now. In the folder of an unfinished run it resumes."""
+    job = _read(file, assignments)
+    folder = (output or Path("runs", job.metadata.name)).absolute()
+    try:
+        volumes = local.volume_folders(job.spec, volume, Path.cwd())
+        if fresh and (former := runner.set_aside(folder)):
+            console.print(f"The former run is now in {screen.shown(former)}.")
+        config = local.run_config(job, folder, file.parent.absolute(), volumes, processes)
+        _say_what_differs_here(job)
+        with runner.locked(folder), screen.RunScreen(console) as shown:
+            code = runner.run_trainer(config, shown.show)
+    except InvalidManifest as invalid:
+        _refuse(invalid)
+    _report(code, folder)
+    raise typer.Exit(code)
+
+
+def _read(file: Path, assignments: list[str]) -> FineTuneJob:
+    try:
+        value = read_yaml(_text(file))
+        return parse_job(apply_overrides(value, assignments) if isinstance(value, dict) else value)
+    except InvalidManifest as invalid:
+        _refuse(invalid, str(file))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise InvalidManifest([Problem(str(file), str(reason))]) from error
+
+
+def _refuse(invalid: InvalidManifest, where: str = "") -> NoReturn:
+    for problem in invalid.problems:
+        errors.print(f"{where}: {problem}" if where else str(problem), markup=False, soft_wrap=True)
+    raise typer.Exit(ExitCode.CONFIG_ERROR) from invalid
+
+
+def _say_what_differs_here(job: FineTuneJob) -> None:
+    nodes = job.spec.resources.nodes
+    if nodes > 1:
+        console.print(f"spec.resources.nodes is {nodes}; on this machine it is 1.")
+
+
+def _report(code: int, folder: Path) -> None:
+    outcome = runner.read_outcome(folder)
+    if code == ExitCode.DONE and outcome is not None:
+        screen.print_success(console, folder, outcome)
+    elif code == ExitCode.PREEMPTED:
+        screen.print_interrupted(errors, outcome, ["finetune", *sys.argv[1:]])
+    else:
+        screen.print_failure(errors, code, outcome.failure if outcome else None, runner.log_tail(folder))
+
+
+def main() -> None:
+    app(prog_name="finetune")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""One run on this machine: the trainer as a process, its folder locked, its status watched."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from finetune_api.manifest import InvalidManifest, Problem
+from finetune_api.names import ENV_TERMINATION_LOG
+from finetune_api.progress import Outcome
+from finetune_api.run import RunConfig
+from finetune_api.status import Status
+
+POLL_SECONDS = 0.2
+LOG_FILE = "trainer.log"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second run out of `folder`. Raises InvalidManifest while another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = Problem(f"--output {folder}", "another run is using this folder", "wait for it, or name another")
+            raise InvalidManifest([problem]) from None
+        yield
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Moves a former run out of the way and says where it is now; None if there was none."""
+    if not folder.exists():
+        return None
+    taken = (folder.with_name(f"{folder.name}.{number}") for number in range(1, 10_000))
+    free = next(candidate for candidate in taken if not candidate.exists())
+    return folder.rename(free)
+
+
+def run_trainer(config: RunConfig, show: Callable[[Status], None]) -> int:
+    """Starts the trainer, shows each new status, and returns its exit code.
+
+    Ctrl-C and SIGTERM reach the trainer as SIGTERM: it saves and leaves with 75.
+    """
+    folder = Path(config.folder)
+    config_file = folder / "request.json"
+    config_file.write_text(config.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8")
+    with (folder / LOG_FILE).open("ab") as log:
+        trainer = subprocess.Popen(
+            [sys.executable, "-m", "finetune_trainer", str(config_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, ENV_TERMINATION_LOG: ""},
+            start_new_session=True,
+        )
+        with _forwarded_to(trainer):
+            return _watch(trainer, folder, show)
+
+
+@contextlib.contextmanager
+def _forwarded_to(trainer: subprocess.Popen[bytes]) -> Iterator[None]:
+    def forward(_signal: int, _frame: FrameType | None) -> None:
+        trainer.terminate()
+
+    former = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _watch(trainer: subprocess.Popen[bytes], folder: Path, show: Callable[[Status], None]) -> int:
+    seen: Status | None = None
+    while True:
+        code = trainer.poll()
+        status = read_status(folder)
+        if status is not None and status != seen:
+            show(status)
+            seen = status
+        if code is not None:
+            return code
+        time.sleep(POLL_SECONDS)
+
+
+def read_status(folder: Path) -> Status | None:
+    """`status.json` of a run's folder; None before the trainer wrote one."""
+    try:
+        return Status.model_validate_json((folder / "status.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """`outcome.json` of a run's folder; None if the trainer did not get to write one."""
+    try:
+        return Outcome.model_validate_json((folder / "outcome.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def log_tail(folder: Path, lines: int = 20) -> str:
+    """The last lines of the trainer's log."""
+    text = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
