@@ -50,7 +50,20 @@ ProcessCount = Annotated[
         }
     ),
 ]
-SourceUri = Annotated[str, StringConstraints(pattern=URI_PATTERN, max_length=1024)]
+SourceUri = Annotated[
+    str,
+    StringConstraints(pattern=URI_PATTERN, max_length=1024),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": URI_PATTERN,
+            "maxLength": 1024,
+            "x-kubernetes-validations": [
+                {"rule": "!self.startsWith('./')", "message": "./path works with `finetune run` only"}
+            ],
+        }
+    ),
+]
 VolumeUri = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN, max_length=1024)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
