@@ -7,17 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.manifest import InvalidManifest, Problem, parse_job, read_yaml
-
-
-def a_manifest(**changes: Any) -> dict[str, Any]:
-    """The smallest valid manifest, with fields of its spec replaced; None removes one."""
-    spec: dict[str, Any] = {
-        "task": "text-classification",
-        "model": {"uri": "pkg://encoder/model"},
-        "dataset": {"train": [{"uri": "pkg://data/rows.csv"}]},
-    }
-    spec = {name: value for name, value in (spec | changes).items() if value is not None}
-    return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "reviews"}, "spec": spec}
+from support.manifests import a_manifest
 
 
 @pytest.mark.parametrize(

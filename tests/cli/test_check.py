@@ -1,0 +1,50 @@
+"""`finetune check` tells every mistake at once and ends with the code of a bad configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from finetune_cli.__main__ import app
+from support.manifests import a_manifest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def check(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["check", *arguments], env={"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.rglob("job*.yaml")), ids=lambda file: str(file.relative_to(EXAMPLES)))
+def test_every_example_is_valid(file: Path) -> None:
+    assert check(str(file)).exit_code == 0
+
+
+def test_every_mistake_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(a_manifest(task="text-clasification", training={"seed": -1})))
+    result = check(str(file))
+    assert (result.exit_code, result.stderr.splitlines()) == (
+        78,
+        [
+            f"{file}: spec.task: 'text-clasification' is not one of 'text-classification' "
+            "(did you mean text-classification?)",
+            f"{file}: spec.training.seed: -1 is less than 0",
+        ],
+    )
+
+
+def test_set_is_checked_too(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(a_manifest()))
+    result = check(str(file), "--set", "spec.resources.nodes=0")
+    assert (result.exit_code, result.stderr) == (78, f"{file}: spec.resources.nodes: 0 is less than 1\n")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = check(str(tmp_path / "none.yaml"))
+    assert result.exit_code == 78
+    assert "none.yaml: No such file or directory" in result.stderr

@@ -1,0 +1,66 @@
+"""A job on this machine: where its files go, where claims lie, how many processes work on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune_api.manifest import InvalidManifest, parse_job
+from finetune_cli import local
+from support.manifests import a_manifest
+
+HERE = Path("/here")
+VOLUME_JOB = parse_job(
+    a_manifest(
+        model={"uri": "pvc://models/bert"},
+        dataset={
+            "train": [{"uri": "pvc://data/train.csv"}],
+            "validation": {"sources": [{"uri": "pvc://data/validation.csv"}]},
+        },
+        output={"uri": "pvc://results/out"},
+        resources={"nodes": 4, "processesPerNode": 2},
+    )
+)
+
+
+def test_everything_goes_into_the_runs_folder_on_one_node() -> None:
+    config = local.run_config(VOLUME_JOB, Path("/runs/x"), HERE, {"data": Path("/d"), "models": Path("/m")}, None)
+    assert (config.folder, config.checkpoint_folder, config.base_folder) == ("/runs/x", "/runs/x/checkpoints", "/here")
+    assert (config.resources.nodes, config.resources.processes_per_node) == (1, 2)
+    assert config.volumes == {"data": "/d", "models": "/m"}
+
+
+def test_processes_of_the_command_line_win() -> None:
+    assert local.run_config(VOLUME_JOB, HERE, HERE, {}, 3).resources.processes_per_node == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param([], {"models": "/here/volumes/models", "data": "/here/volumes/data"}, id="below ./volumes"),
+        pytest.param(
+            ["data=/mnt/data", "models=m"], {"models": "/here/m", "data": "/mnt/data"}, id="as the options say"
+        ),
+    ],
+)
+def test_claims_that_the_job_reads_have_a_folder(options: list[str], expected: dict[str, str]) -> None:
+    folders = local.volume_folders(VOLUME_JOB.spec, options, HERE)
+    assert {claim: str(folder) for claim, folder in folders.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        pytest.param("data", "--volume data: has no folder (write --volume claim=DIR)", id="no folder"),
+        pytest.param(
+            "dta=/x",
+            "--volume dta: the job does not read this claim (it reads models, data)",
+            id="a claim that the job does not read",
+        ),
+    ],
+)
+def test_a_useless_volume_option_is_refused(option: str, message: str) -> None:
+    with pytest.raises(InvalidManifest) as refused:
+        local.volume_folders(VOLUME_JOB.spec, [option], HERE)
+    assert str(refused.value) == message
