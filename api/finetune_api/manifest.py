@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def parse_job(value: Any) -> FineTuneJob:
     if not isinstance(value, dict):
         raise InvalidManifest([Problem("file", "holds no object", "start with apiVersion, kind, metadata and spec")])
     try:
-        return FineTuneJob.model_validate(value)
+        return FineTuneJob.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise InvalidManifest(problems_of(error, FineTuneJob)) from error
 

@@ -1,0 +1,84 @@
+"""Manifests that `finetune check` and a real API server must judge alike: YAML spellings, bounds, rules across fields.
+
+Every text is a whole spec; `accepted` says what both have to answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HEAD = "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {{name: {name}}}\nspec:\n"
+REQUIRED = """\
+  task: text-classification
+  model: {uri: pkg://encoder/model}
+  dataset: {train: [{uri: pkg://data/rows.csv}]}
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One manifest, what is special about it, and whether it is a valid one."""
+
+    title: str
+    accepted: bool
+    spec: str = ""
+    name: str = "reviews"
+    required: str = REQUIRED
+
+    @property
+    def text(self) -> str:
+        return HEAD.format(name=self.name) + self.required + self.spec
+
+
+CASES = (
+    Case("only what is required", True),
+    Case("an exponent without a dot is a number", True, "  training: {learningRate: 1e-4}\n"),
+    Case("an exponent with a dot", True, "  training: {learningRate: 1.0e-4}\n"),
+    Case("a quoted number is no number", False, "  training: {learningRate: '1e-4'}\n"),
+    Case("yes is true", True, "  output: {exact: yes}\n"),
+    Case("a quoted true is no boolean", False, "  output: {exact: 'true'}\n"),
+    Case(
+        "null is absent, in every section",
+        True,
+        "  training: {seed: null, maxSteps: ~}\n  method:\n  runPolicy: null\n",
+    ),
+    Case("null for an enum", True, "  training: {precision: null}\n  evaluation: {strategy: ~}\n"),
+    Case("null for a field of a rule", True, "  training: {warmupSteps: null, warmupRatio: 0.1}\n"),
+    Case("a number for a quantity", True, "  resources: {cpu: 4, memory: 16Gi}\n"),
+    Case("a fraction for a quantity", True, "  resources: {cpu: '0.5'}\n"),
+    Case("a word for a quantity", False, "  resources: {memory: lots}\n"),
+    Case("an octal number", True, "  training: {trainBatchSize: 0o20}\n"),
+    Case("a fraction where a whole number belongs", False, "  training: {trainBatchSize: 1.5}\n"),
+    Case("processes as a number", True, "  resources: {processesPerNode: 2}\n"),
+    Case("processes as auto", True, "  resources: {processesPerNode: auto}\n"),
+    Case("processes as another word", False, "  resources: {processesPerNode: many}\n"),
+    Case("no processes", False, "  resources: {processesPerNode: 0}\n"),
+    Case("a batch of none", False, "  training: {trainBatchSize: 0}\n"),
+    Case("a learning rate of none", False, "  training: {learningRate: 0}\n"),
+    Case(
+        "a share of everything", False, "  dataset: {train: [{uri: pkg://d/r.csv}], test: {fraction: 1}}\n", required=""
+    ),
+    Case("no task", False, required="  model: {uri: pkg://m/m}\n  dataset: {train: [{uri: pkg://d/r.csv}]}\n"),
+    Case("a task that is not there", False, required=REQUIRED.replace("text-classification", "text-clasification")),
+    Case("an unknown scheme", False, required=REQUIRED.replace("pkg://encoder", "ftp://encoder")),
+    Case("no training rows", False, required=REQUIRED.replace("[{uri: pkg://data/rows.csv}]", "[]")),
+    Case("warm-up said twice", False, "  training: {warmupSteps: 5, warmupRatio: 0.1}\n"),
+    Case("steps without the strategy", False, "  evaluation: {steps: 5}\n"),
+    Case("the strategy without steps", False, "  evaluation: {strategy: Steps}\n"),
+    Case("strategy and steps", True, "  evaluation: {strategy: Steps, steps: 5}\n"),
+    Case("a variable of the operator", False, "  trainer: {env: [{name: MASTER_ADDR, value: x}]}\n"),
+    Case("a variable of the user", True, "  trainer: {env: [{name: TOKENIZERS_PARALLELISM, value: 'false'}]}\n"),
+    Case("an output that is no volume", False, "  output: {uri: file:///models}\n"),
+    Case(
+        "a pod template",
+        True,
+        "  podTemplate: {spec: {nodeSelector: {disk: ssd}, tolerations: [{operator: Exists}]}}\n",
+    ),
+    Case("an unknown field", False, "  trainnig: {seed: 1}\n"),
+    Case("an unknown field deep inside", False, "  training: {sead: 1}\n"),
+    Case("a name as long as can be", True, name="a" * 36),
+    Case("a name too long for its pods", False, name="a" * 37),
+    Case("a name that begins with a digit", False, name="1a"),
+    Case("a LoRA job", True, "  method: {type: lora, lora: {r: 8, targetModules: [query, value]}}\n"),
+    Case("a method that is not there", False, "  method: {type: lorra}\n"),
+)
