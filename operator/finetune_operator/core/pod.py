@@ -1,0 +1,148 @@
+"""The pod of a training node: container, environment, volumes, security context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import names
+from finetune_operator.core.plan import Plan, claims, sources
+from finetune_operator.core.podtemplate import merge_pod
+
+USER = 65532
+TOKEN_SECONDS = 3600
+GRACE_MARGIN_SECONDS = 15
+"""Time between the trainer's own deadline for a save and SIGKILL."""
+
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where pods report progress: the server's base URL, and its CA in PEM."""
+
+    url: str
+    ca: str
+
+
+def pod_template(plan: Plan, labels: dict[str, str], endpoint: Endpoint) -> Part:
+    """Ours, the runtime's and job's podTemplate merged over it, our labels on top."""
+    ours = {"spec": _pod_spec(plan, endpoint)}
+    merged = merge_pod(ours, plan.pod_template.to_dict())
+    metadata = merged.get("metadata", {})
+    merged["metadata"] = {**metadata, "labels": {**metadata.get("labels", {}), **labels}}
+    return merged
+
+
+def _pod_spec(plan: Plan, endpoint: Endpoint) -> Part:
+    subdomain = {"subdomain": plan.name} if plan.nodes > 1 else {}
+    return {
+        **subdomain,
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": plan.config.checkpoint.grace_seconds + GRACE_MARGIN_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(plan, endpoint)],
+        "volumes": _volumes(plan),
+    }
+
+
+def _container(plan: Plan, endpoint: Endpoint) -> Part:
+    return {
+        "name": names.CONTAINER,
+        "image": plan.image,
+        "env": _environment(plan, endpoint),
+        "ports": [{"name": "metrics", "containerPort": names.METRICS_PORT}],
+        "resources": _resources(plan),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": _mounts(plan),
+    }
+
+
+def _environment(plan: Plan, endpoint: Endpoint) -> list[Part]:
+    job = plan.config.job
+    path = names.PROGRESS_PATH.format(namespace=job.namespace, name=job.name)
+    values = {
+        "HOME": names.SCRATCH_DIR,
+        "MASTER_ADDR": f"{plan.name}-0.{plan.name}" if plan.nodes > 1 else "127.0.0.1",
+        "MASTER_PORT": str(names.MASTER_PORT),
+        names.ENV_RUN_CONFIG: f"{names.CONFIG_DIR}/{names.RUN_CONFIG_FILE}",
+        names.ENV_SERVER_URL: f"{endpoint.url}{path}",
+        names.ENV_SERVER_CA: f"{names.CONFIG_DIR}/{names.CA_FILE}",
+        names.ENV_SERVER_TOKEN: f"{names.TOKEN_DIR}/{names.TOKEN_FILE}",
+    }
+    chosen = {variable.name for variable in plan.env}
+    own: list[Part] = [{"name": name, "value": value} for name, value in values.items() if name not in chosen]
+    fields = {names.ENV_POD_NAME: "metadata.name", names.ENV_NODE_NAME: "spec.nodeName"}
+    own += [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+    return [*own, *_from_secrets(plan), *({"name": item.name, "value": item.value} for item in plan.env)]
+
+
+def _from_secrets(plan: Plan) -> list[Part]:
+    """The documented keys of every Secret that is named; of two with the same key the model's, last here, wins."""
+    references = [*(source.secret_ref for _, source in sources(plan.config)), plan.config.model.secret_ref]
+    secrets = dict.fromkeys(reference.name for reference in reversed(references) if reference)
+    return [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
+        for secret in reversed(secrets)
+        for key in names.SECRET_KEYS
+    ]
+
+
+def _resources(plan: Plan) -> Part:
+    wanted = plan.config.resources
+    amounts = {"cpu": wanted.cpu, "memory": wanted.memory}
+    amounts[wanted.gpu_resource] = str(wanted.gpus_per_node) if wanted.gpus_per_node else None
+    given = {name: amount for name, amount in amounts.items() if amount is not None}
+    return {"requests": given, "limits": dict(given)} if given else {}
+
+
+def _volumes(plan: Plan) -> list[Part]:
+    token = {"audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": names.TOKEN_FILE}
+    shared_memory = plan.config.resources.shared_memory
+    return [
+        {"name": "config", "configMap": {"name": plan.name}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "scratch", "emptyDir": {}},
+        *(
+            [{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}}]
+            if shared_memory
+            else []
+        ),
+        *(
+            {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}}
+            for index, claim in enumerate(_claims(plan))
+        ),
+    ]
+
+
+def _mounts(plan: Plan) -> list[Part]:
+    return [
+        {"name": "config", "mountPath": names.CONFIG_DIR, "readOnly": True},
+        {"name": "token", "mountPath": names.TOKEN_DIR, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "scratch", "mountPath": names.SCRATCH_DIR},
+        *([{"name": "shared-memory", "mountPath": "/dev/shm"}] if plan.config.resources.shared_memory else []),
+        *(
+            {"name": f"claim-{index}", "mountPath": names.volume_mount(claim), "readOnly": not written}
+            for index, (claim, written) in enumerate(_claims(plan).items())
+        ),
+    ]
+
+
+def _claims(plan: Plan) -> dict[str, bool]:
+    return dict(sorted(claims(plan.config).items()))

@@ -1,0 +1,310 @@
+"""`status`: what the pass leaves in the object, and `transitions`: what of it is worth telling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from finetune_api.progress import MAX_METRICS, MAX_NAME, Budget, Checkpoint, FailureClass, Metrics, Output, Progress
+from finetune_api.status import (
+    MAX_HISTORY,
+    TERMINAL,
+    AttemptRecord,
+    Condition,
+    ConditionType,
+    Nodes,
+    Phase,
+    Restarts,
+    Status,
+)
+from finetune_operator.core.decide import Closed, Decision, Situation
+from finetune_operator.core.job import Job, spec_changed
+from finetune_operator.core.plan import Plan
+from finetune_operator.core.report import Report
+from finetune_operator.core.text import cut
+
+WRITE_SECONDS: Final = 15
+"""Least time between two writes that only bring news of progress."""
+
+
+def status(s: Situation, decision: Decision, report: Report | None) -> Status:
+    """The job's status after `decision` was carried out."""
+    previous = s.job.status
+    conditions = _kept(s.job, s.now) if decision.keep else _conditions(s, decision)
+    told = {"observed_generation": s.job.generation, "run": s.current.run, "conditions": conditions}
+    if decision.keep:
+        return previous.model_copy(update=told)
+    same_run = previous.run is not None and previous.run.index == s.index
+    base = previous if same_run else Status(history=previous.history)
+    news = report if report and (report.run, report.attempt) == (s.index, s.attempt) else None
+    return base.model_copy(
+        update={
+            **told,
+            "phase": decision.phase,
+            "attempt": decision.start.attempt if decision.start else s.attempt,
+            "restarts": _restarts(s, decision.closed),
+            "start_time": base.start_time or (s.now if decision.start else None),
+            "completion_time": s.now if decision.phase in TERMINAL and s.current.started else None,
+            "nodes": _nodes(s, decision, base),
+            "progress": _progress(base, decision, news),
+            "metrics": _metrics(base, decision, news),
+            "checkpoint": _checkpoint(s, decision, base, news),
+            "failure": decision.failure,
+            "history": _history(s, decision.closed),
+            "output": _output(s, decision),
+        }
+    )
+
+
+def _restarts(s: Situation, closed: Closed | None) -> Restarts:
+    before, budget = s.restarts, closed.budget if closed else None
+    if budget is None:
+        return before
+    program, infra = budget is Budget.PROGRAM, budget is Budget.INFRASTRUCTURE
+    return Restarts(total=before.total + 1, program=before.program + program, infra=before.infra + infra)
+
+
+def _nodes(s: Situation, decision: Decision, base: Status) -> Nodes | None:
+    plan = decision.start or s.plan
+    if not isinstance(plan, Plan):
+        return base.nodes.model_copy(update={"ready": 0}) if base.nodes else None
+    ready = 0 if decision.start else sum(pod.ready and pod.live for pod in s.pods)
+    return Nodes(desired=plan.nodes, ready=ready)
+
+
+def _progress(base: Status, decision: Decision, news: Report | None) -> Progress | None:
+    progress = base.progress
+    if news is not None:
+        progress = _over(progress, news.progress)
+    outcome = decision.outcome
+    if outcome is not None and outcome.progress is not None:
+        progress = _over(progress, outcome.progress)
+    if decision.phase is Phase.SUCCEEDED:
+        progress = _over(progress, Progress(percentage=100, eta_seconds=0))
+    return progress
+
+
+def _over(former: Progress | None, news: Progress) -> Progress:
+    said = {name: value for name, value in news if value is not None}
+    return (former or Progress()).model_copy(update=said)
+
+
+def _metrics(base: Status, decision: Decision, news: Report | None) -> Metrics:
+    latest = {} if decision.outcome is None else decision.outcome.metrics
+    merged = {**base.metrics, **(news.metrics if news else {}), **latest}
+    newest_last = list(merged.items())[-MAX_METRICS:]
+    return dict(newest_last)
+
+
+def _checkpoint(s: Situation, decision: Decision, base: Status, news: Report | None) -> Checkpoint | None:
+    checkpoint = base.checkpoint
+    ends = (pod.ended.outcome for pod in s.pods if pod.ended and pod.ended.outcome)
+    said = [outcome.checkpoint for outcome in ends if outcome.checkpoint]
+    for latest in ([news.checkpoint] if news else []) + sorted(said, key=lambda one: one.step or 0):
+        checkpoint = _newer(checkpoint, latest, s)
+    if checkpoint is not None and decision.start is not None:
+        checkpoint = checkpoint.model_copy(update={"resumed_from_step": None})
+    return checkpoint
+
+
+def _newer(former: Checkpoint | None, latest: Checkpoint, s: Situation) -> Checkpoint | None:
+    said = {name: value for name, value in latest if value is not None and name != "uri"}
+    if not said:
+        return former
+    former = former or Checkpoint()
+    if latest.step is not None and latest.step != former.step:
+        uri = s.plan.config.checkpoint_uri if isinstance(s.plan, Plan) else former.uri
+        said = {"time": s.now, **said, "uri": uri}
+    return former.model_copy(update=said)
+
+
+def _history(s: Situation, closed: Closed | None) -> list[AttemptRecord]:
+    history = s.job.status.history
+    if closed is None:
+        return history
+    job, checkpoint = s.observed.job(s.index, s.attempt), s.job.status.checkpoint
+    outcome = closed.outcome.checkpoint if closed.outcome else None
+    resumed = outcome.resumed_from_step if outcome else None
+    why = closed.failure
+    record = AttemptRecord(
+        run=s.index,
+        attempt=s.attempt,
+        result=closed.result,
+        reason=why.reason if why else None,
+        message=why.message if why else None,
+        pod=why.pod if why else None,
+        node=why.node if why else None,
+        exit_code=why.exit_code if why else None,
+        resumed_from_step=resumed if resumed is not None else checkpoint.resumed_from_step if checkpoint else None,
+        start_time=job.created if job else None,
+        end_time=s.now,
+    )
+    return [*history, record][-MAX_HISTORY:]
+
+
+def _output(s: Situation, decision: Decision) -> Output | None:
+    if decision.phase is not Phase.SUCCEEDED or not isinstance(s.plan, Plan):
+        return None
+    said = decision.outcome.output if decision.outcome else None
+    return Output(uri=s.plan.config.output_uri, digest=said.digest if said else None)
+
+
+Holding = tuple[ConditionType, bool]
+
+READY_AND: dict[Phase, tuple[Holding, ...]] = {
+    Phase.PENDING: ((ConditionType.READY, False), (ConditionType.RECONCILING, True)),
+    Phase.QUEUED: ((ConditionType.READY, True),),
+    Phase.RUNNING: ((ConditionType.READY, True), (ConditionType.RUNNING, True)),
+    Phase.RESTARTING: ((ConditionType.READY, True), (ConditionType.RUNNING, False)),
+    Phase.SUSPENDED: (
+        (ConditionType.READY, True),
+        (ConditionType.RUNNING, False),
+        (ConditionType.SUSPENDED, True),
+    ),
+    Phase.SUCCEEDED: (
+        (ConditionType.READY, True),
+        (ConditionType.RUNNING, False),
+        (ConditionType.COMPLETE, True),
+    ),
+    Phase.FAILED: (
+        (ConditionType.READY, False),
+        (ConditionType.STALLED, True),
+        (ConditionType.RUNNING, False),
+        (ConditionType.FAILED, True),
+    ),
+}
+"""Conditions of each phase. What is not named is absent: kstatus and Argo CD read it as false."""
+STALLED: tuple[Holding, ...] = ((ConditionType.READY, False), (ConditionType.STALLED, True))
+
+
+def _conditions(s: Situation, decision: Decision) -> list[Condition]:
+    holding = READY_AND[decision.phase]
+    if decision.stalled and decision.phase is not Phase.FAILED:
+        holding = STALLED
+    made = [_condition(s.job, type_, holds, decision.reason, decision.message, s.now) for type_, holds in holding]
+    return [*made, *_spec_changed(s.job, s.current.run.index, s.now)]
+
+
+def _kept(job: Job, now: str) -> list[Condition]:
+    former = [item for item in job.status.conditions if item.type is not ConditionType.SPEC_CHANGED]
+    current = [item.model_copy(update={"observed_generation": job.generation}) for item in former]
+    return [*current, *_spec_changed(job, job.status.run.index if job.status.run else 0, now)]
+
+
+def _spec_changed(job: Job, run: int, now: str) -> Iterator[Condition]:
+    if job.status.run is not None and job.status.run.index == run and job.status.attempt and spec_changed(job):
+        message = f"the spec has changed since run {run} began; runPolicy.onSpecChange is {job.policy.on_spec_change}"
+        yield _condition(job, ConditionType.SPEC_CHANGED, True, "SpecChanged", message, now)
+
+
+def _condition(job: Job, type_: ConditionType, holds: bool, reason: str, message: str, now: str) -> Condition:
+    value = "True" if holds else "False"
+    former = next((item for item in job.status.conditions if item.type is type_), None)
+    since = former.last_transition_time if former and former.status == value else now
+    return Condition(
+        type=type_,
+        status="True" if holds else "False",
+        reason=cut(reason, MAX_NAME) or "Unknown",
+        message=cut(message),
+        last_transition_time=since,
+        observed_generation=job.generation,
+    )
+
+
+def write_in(old: Status, new: Status, since_write: float | None) -> float | None:
+    """Seconds until `new` is to be written over `old`: 0 for now, None for never.
+
+    News of progress alone wait until `since_write`, the age of the last write in seconds, is WRITE_SECONDS.
+    """
+    if old == new:
+        return None
+    if _substance(old) != _substance(new) or since_write is None:
+        return 0.0
+    return max(0.0, WRITE_SECONDS - since_write)
+
+
+def _substance(value: Status) -> Status:
+    """`value` without what changes all the time."""
+    conditions = [item.model_copy(update={"message": ""}) for item in value.conditions]
+    nodes = value.nodes.model_copy(update={"ready": 0}) if value.nodes else None
+    quiet: dict[str, Any] = {
+        "progress": None,
+        "metrics": {},
+        "checkpoint": None,
+        "nodes": nodes,
+        "conditions": conditions,
+    }
+    return value.model_copy(update=quiet)
+
+
+def merge_patch(old: Any, new: Any) -> dict[str, Any]:
+    """The JSON merge patch that makes `new` of `old`."""
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        former = old.get(name)
+        if isinstance(former, dict) and isinstance(value, dict):
+            if inner := merge_patch(former, value):
+                patch[name] = inner
+        elif former != value:
+            patch[name] = value
+    return patch
+
+
+class Happening(StrEnum):
+    """What a person is told of; the reasons of our Events."""
+
+    STARTED = "Started"
+    RESTARTED = "Restarted"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+WARNINGS = frozenset({Happening.RESTARTED, Happening.FAILED})
+
+
+@dataclass(frozen=True)
+class Transition:
+    happening: Happening
+    message: str
+    failure_class: FailureClass | None = None
+
+    @property
+    def type(self) -> str:
+        return "Warning" if self.happening in WARNINGS else "Normal"
+
+
+HAPPENINGS = {
+    Phase.SUSPENDED: Happening.SUSPENDED,
+    Phase.SUCCEEDED: Happening.SUCCEEDED,
+    Phase.FAILED: Happening.FAILED,
+}
+
+
+def transitions(old: Status, new: Status) -> tuple[Transition, ...]:
+    """What happened between two statuses, in the order in which it happened."""
+    return tuple(_transitions(old, new))
+
+
+def _transitions(old: Status, new: Status) -> Iterator[Transition]:
+    if new.restarts and new.run and new.restarts.total > _total(old, new.run.index):
+        class_ = new.failure.class_ if new.failure else None
+        yield Transition(Happening.RESTARTED, new.failure.message if new.failure else "", class_)
+    if old.phase is new.phase or new.phase is None:
+        return
+    if new.phase is Phase.RUNNING and old.phase is not Phase.RESTARTING:
+        yield Transition(Happening.STARTED, _ready_message(new))
+    if new.phase in HAPPENINGS:
+        class_ = new.failure.class_ if new.failure else None
+        yield Transition(HAPPENINGS[new.phase], _ready_message(new), class_)
+
+
+def _total(status: Status, run: int) -> int:
+    same = status.run is not None and status.run.index == run
+    return status.restarts.total if same and status.restarts else 0
+
+
+def _ready_message(status: Status) -> str:
+    return next((item.message for item in status.conditions if item.type is ConditionType.READY), "")
