@@ -34,7 +34,7 @@ def as_job(runtime: Raw) -> dict[str, Any]:
 
 
 def _lay_over(base: Raw, over: Raw) -> dict[str, Any]:
-    result = _merge(base, over)
+    result = merge(base, over)
     templates = base.get("podTemplate", {}), over.get("podTemplate", {})
     if all(templates):
         result["podTemplate"] = merge_pod(*templates)
@@ -44,11 +44,11 @@ def _lay_over(base: Raw, over: Raw) -> dict[str, Any]:
     return result
 
 
-def _merge(base: Raw, over: Raw) -> dict[str, Any]:
+def merge(base: Raw, over: Raw) -> dict[str, Any]:
     result = dict(base)
     for name, item in over.items():
         former = result.get(name)
-        result[name] = _merge(former, item) if isinstance(former, Mapping) and isinstance(item, Mapping) else item
+        result[name] = merge(former, item) if isinstance(former, Mapping) and isinstance(item, Mapping) else item
     return result
 
 

@@ -1,0 +1,57 @@
+"""Layers: the operator's default runtime, then the named one, then the job; what comes later wins."""
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.core.layers import layered
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "spec", "expected"),
+    [
+        pytest.param(
+            [{"image": "a:1", "precision": "bf16"}],
+            {"task": "t", "training": {"seed": 7}},
+            {"task": "t", "trainer": {"image": "a:1"}, "training": {"precision": "bf16", "seed": 7}},
+            id="a runtime's fields take their place in the job",
+        ),
+        pytest.param(
+            [{"resources": {"cpu": "1", "nodes": 2}}, {"resources": {"cpu": "2"}}],
+            {"resources": {"cpu": "3", "memory": None}},
+            {"resources": {"cpu": "3", "nodes": 2}},
+            id="objects are merged, null is absent",
+        ),
+        pytest.param(
+            [{"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}]}],
+            {"trainer": {"env": [{"name": "B", "value": "2"}, {"name": "C", "value": "2"}]}},
+            {
+                "trainer": {
+                    "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C", "value": "2"}]
+                }
+            },
+            id="environments are merged by name",
+        ),
+        pytest.param(
+            [{"podTemplate": {"spec": {"volumes": [{"name": "a", "emptyDir": {}}], "tolerations": [{"key": "x"}]}}}],
+            {"podTemplate": {"spec": {"volumes": [{"name": "b", "emptyDir": {}}], "tolerations": [{"key": "y"}]}}},
+            {
+                "podTemplate": {
+                    "spec": {
+                        "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}],
+                        "tolerations": [{"key": "y"}],
+                    }
+                }
+            },
+            id="pod templates are merged as Kubernetes does",
+        ),
+    ],
+)
+def test_layers(runtimes: list[dict[str, Any]], spec: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert layered(runtimes, spec) == expected
+
+
+def test_layers_are_not_changed_by_laying_them() -> None:
+    runtime: dict[str, Any] = {"resources": {"cpu": "1"}, "env": [{"name": "A", "value": "1"}]}
+    layered([runtime], {"resources": {"cpu": "2"}, "trainer": {"env": [{"name": "A", "value": "2"}]}})
+    assert runtime == {"resources": {"cpu": "1"}, "env": [{"name": "A", "value": "1"}]}

@@ -1,0 +1,217 @@
+"""`manifests`: the children of one attempt, compared as whole objects with what a person would write."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.progress import CLASS_OF_EXIT_CODE, FailureClass
+from finetune_operator.core.manifests import RULE_CLASSES, manifests, pod_failure_rules
+from support.builders import ENDPOINT, UID, AJob, a_job
+
+NAME = "reviews-0a1b2-r1a1"
+LABELS = {
+    "finetune.dev/job": "reviews",
+    "finetune.dev/run": "1",
+    "finetune.dev/attempt": "1",
+    "app.kubernetes.io/managed-by": "finetune-operator",
+}
+METADATA = {
+    "name": NAME,
+    "namespace": "team-a",
+    "labels": LABELS,
+    "ownerReferences": [
+        {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "name": "reviews",
+            "uid": UID,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+    ],
+}
+
+
+def children(job: AJob) -> dict[str, dict[str, Any]]:
+    return {child["kind"]: child for child in manifests(job.plan(), ENDPOINT)}
+
+
+def container(job: AJob) -> dict[str, Any]:
+    (found,) = children(job)["Job"]["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def environment(job: AJob) -> dict[str, Any]:
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container(job)["env"]}
+
+
+def test_children_are_created_in_the_order_in_which_pods_need_them() -> None:
+    assert list(children(a_job().with_nodes(2))) == ["ConfigMap", "Service", "Job"]
+    assert list(children(a_job())) == ["ConfigMap", "Job"]
+
+
+def test_every_child_has_our_labels_and_one_owner_and_nothing_of_the_users() -> None:
+    job = a_job().with_nodes(2)
+    labelled = AJob({**job.manifest, "metadata": {**job.manifest["metadata"], "labels": {"argocd.argoproj.io/x": "y"}}})
+    for child in children(labelled).values():
+        assert child["metadata"] == METADATA
+    assert children(labelled)["Job"]["spec"]["template"]["metadata"] == {"labels": LABELS}
+
+
+def test_service_gives_every_pod_a_name_before_it_is_ready() -> None:
+    assert children(a_job().with_nodes(2))["Service"]["spec"] == {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": LABELS,
+        "ports": [{"name": "rendezvous", "port": 29500}],
+    }
+
+
+def test_config_map_is_immutable_and_has_what_a_pod_reads() -> None:
+    config = children(a_job())["ConfigMap"]
+    assert config["immutable"] is True
+    assert set(config["data"]) == {"run.json", "runtime.json", "ca.crt"}
+    assert config["data"]["ca.crt"] == ENDPOINT.ca
+
+
+def test_job_is_indexed_and_never_retries_by_itself() -> None:
+    spec = children(a_job().with_nodes(2))["Job"]["spec"]
+    del spec["template"]
+    assert spec == {
+        "completionMode": "Indexed",
+        "completions": 2,
+        "parallelism": 2,
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": pod_failure_rules()},
+    }
+
+
+def test_each_rule_fails_the_job_and_stands_for_one_class() -> None:
+    """Jobs that run already were made with this order: a class may be added at the end only."""
+    codes = {rule: list(r.get("onExitCodes", {}).get("values", [])) for rule, r in enumerate(pod_failure_rules())}
+    assert codes == {0: [], 1: [65], 2: [69], 3: [71], 4: [75, 143], 5: [76], 6: [78], 7: [137], 8: [0, *ALL_CODES]}
+    assert [str(class_) for class_ in RULE_CLASSES] == [
+        "Evicted", "DataError", "Unavailable", "OutOfMemoryGPU", "Preempted", "EvaluationGateFailed", "ConfigError",
+        "OutOfMemoryHost", "CodeError",
+    ]  # fmt: skip
+    for class_, code in ((RULE_CLASSES[rule], code) for rule in range(1, 8) for code in codes[rule]):
+        assert CLASS_OF_EXIT_CODE[code] is class_
+
+
+ALL_CODES = [65, 69, 71, 75, 76, 78, 137, 143]
+
+
+def test_every_known_exit_code_has_its_own_rule() -> None:
+    assert (
+        sorted(code for code, class_ in CLASS_OF_EXIT_CODE.items() if class_ is not FailureClass.CODE_ERROR)
+        == ALL_CODES
+    )
+
+
+def test_pod_runs_as_nobody_without_any_privilege() -> None:
+    spec = children(a_job())["Job"]["spec"]["template"]["spec"]
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container(a_job())["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_grace_period_leaves_time_for_the_save() -> None:
+    spec = children(a_job().with_spec(checkpoint={"graceSeconds": 60}))["Job"]["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == 75
+
+
+@pytest.mark.parametrize(
+    ("nodes", "address", "subdomain"),
+    [pytest.param(1, "127.0.0.1", None, id="one node"), pytest.param(2, f"{NAME}-0.{NAME}", NAME, id="two nodes")],
+)
+def test_rendezvous(nodes: int, address: str, subdomain: str | None) -> None:
+    job = a_job().with_nodes(nodes)
+    assert environment(job)["MASTER_ADDR"] == address
+    assert children(job)["Job"]["spec"]["template"]["spec"].get("subdomain") == subdomain
+
+
+def test_environment() -> None:
+    job = a_job().with_spec(trainer={"env": [{"name": "HOME", "value": "/tmp"}, {"name": "A", "value": "1"}]})
+    url = f"{ENDPOINT.url}/apis/trainer.kubeflow.org/v1alpha1/namespaces/team-a/trainjobs/reviews/status"
+    assert environment(job) == {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+        "FINETUNE_RUN_CONFIG": "/etc/finetune/run.json",
+        "FINETUNE_POD_NAME": {"fieldRef": {"fieldPath": "metadata.name"}},
+        "FINETUNE_NODE_NAME": {"fieldRef": {"fieldPath": "spec.nodeName"}},
+        "KUBEFLOW_TRAINER_SERVER_URL": url,
+        "KUBEFLOW_TRAINER_SERVER_CA_CERT": "/etc/finetune/ca.crt",
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": "/var/run/secrets/finetune.dev/token",
+        "HOME": "/tmp",
+        "A": "1",
+    }
+
+
+def test_secrets_give_the_documented_keys_and_the_models_wins() -> None:
+    source = {"uri": "hf://org/data", "secretRef": {"name": "data-token"}}
+    job = a_job().with_spec(model={"secretRef": {"name": "model-token"}}, dataset={"train": [source]})
+    tokens = [entry["valueFrom"]["secretKeyRef"] for entry in container(job)["env"] if entry["name"] == "HF_TOKEN"]
+    assert tokens == [
+        {"name": "data-token", "key": "HF_TOKEN", "optional": True},
+        {"name": "model-token", "key": "HF_TOKEN", "optional": True},
+    ]
+
+
+def test_volumes_are_mounted_where_the_run_config_says() -> None:
+    job = a_job().with_spec(resources={"sharedMemory": "1Gi"})
+    spec = children(job)["Job"]["spec"]["template"]["spec"]
+    sources = {volume["name"]: volume for volume in spec["volumes"]}
+    mounts = {
+        mount["mountPath"]: (sources[mount["name"]], mount.get("readOnly")) for mount in container(job)["volumeMounts"]
+    }
+    token = {"audience": "finetune.dev/progress", "expirationSeconds": 3600, "path": "token"}
+    assert mounts == {
+        "/etc/finetune": ({"name": "config", "configMap": {"name": NAME}}, True),
+        "/var/run/secrets/finetune.dev": (
+            {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+            True,
+        ),
+        "/tmp": ({"name": "tmp", "emptyDir": {}}, None),
+        "/scratch": ({"name": "scratch", "emptyDir": {}}, None),
+        "/dev/shm": ({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}, None),
+        "/volumes/data": ({"name": "claim-0", "persistentVolumeClaim": {"claimName": "data"}}, True),
+        "/volumes/models": ({"name": "claim-1", "persistentVolumeClaim": {"claimName": "models"}}, False),
+    }
+
+
+def test_resources_are_guaranteed() -> None:
+    job = a_job().with_spec(resources={"cpu": 4, "memory": "8Gi", "gpusPerNode": 2})
+    amounts = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "2"}
+    assert container(job)["resources"] == {"requests": amounts, "limits": amounts}
+    assert container(a_job())["resources"] == {}
+
+
+def test_pod_template_is_merged_and_cannot_take_our_labels() -> None:
+    template = {
+        "metadata": {"labels": {"team": "a", "finetune.dev/job": "other"}, "annotations": {"note": "x"}},
+        "spec": {"nodeSelector": {"gpu": "b200"}, "containers": [{"name": "trainer", "imagePullPolicy": "Always"}]},
+    }
+    pod = children(a_job().with_spec(podTemplate=template))["Job"]["spec"]["template"]
+    assert pod["metadata"] == {"labels": {"team": "a", **LABELS}, "annotations": {"note": "x"}}
+    assert pod["spec"]["nodeSelector"] == {"gpu": "b200"}
+    assert pod["spec"]["containers"] == [container(a_job()) | {"imagePullPolicy": "Always"}]
+
+
+def test_two_calls_share_nothing() -> None:
+    plan = a_job().plan()
+    first, second = (manifests(plan, ENDPOINT) for _ in range(2))
+    first[-1]["spec"]["template"]["metadata"]["labels"]["x"] = "y"
+    first[-1]["spec"]["template"]["spec"]["containers"][0]["env"].clear()
+    assert second == manifests(plan, ENDPOINT)
