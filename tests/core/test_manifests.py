@@ -55,7 +55,7 @@ def test_every_child_has_our_labels_and_one_owner_and_nothing_of_the_users() -> 
     labelled = AJob({**job.manifest, "metadata": {**job.manifest["metadata"], "labels": {"argocd.argoproj.io/x": "y"}}})
     for child in children(labelled).values():
         assert child["metadata"] == METADATA
-    assert children(labelled)["Job"]["spec"]["template"]["metadata"] == {"labels": LABELS}
+    assert children(labelled)["Job"]["spec"]["template"]["metadata"] == {"labels": LABELS, "annotations": {}}
 
 
 def test_service_gives_every_pod_a_name_before_it_is_ready() -> None:
