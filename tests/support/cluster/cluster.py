@@ -1,0 +1,149 @@
+"""The cluster as a whole: starting it, stopping it, and what only a cluster of our own can do."""
+
+import fcntl
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.cluster import audit, certificates, controlplane, dns, images, network, node, preflight, registry
+from support.cluster.access import Access, Claim, Images
+from support.cluster.build import Programs, build, programs
+from support.cluster.layout import ETCD_PEER_PORT, ETCD_PORT, NODE_ADDRESS, NODE_NAME, Layout, default_cache
+from support.cluster.packages import install_packages
+from support.cluster.process import CommandFailed, ComponentFailed, Daemon
+from support.cluster.volumes import STORAGE_CLASS, LocalClaim
+
+
+@dataclass(frozen=True)
+class Cluster(Access):
+    """One control plane and one node on this machine, found again by the files in its run directory."""
+
+    layout: Layout = field(default_factory=lambda: Layout(default_cache()))
+
+    def start(self, *, internet: bool = False) -> None:
+        """Brings the cluster up; does nothing where it runs, and clears away one that is half up.
+
+        With `internet` pods reach what this machine reaches; without it, only the cluster and the machine.
+        """
+        preflight.require(self.layout)
+        with self._lock():
+            if self.running():
+                return
+            self._clear()
+            install_packages()
+            built = build(self.layout)
+            try:
+                self._start(built, internet)
+            except BaseException:
+                self._end_processes()
+                raise
+
+    def stop(self) -> None:
+        """Takes the cluster down and leaves the machine as it was; the caches stay."""
+        with self._lock():
+            self._clear()
+
+    def running(self) -> bool:
+        """Whether every program runs and the node is ready."""
+        return all(daemon.pid for daemon in self.daemons) and self._node_ready()
+
+    @property
+    def daemons(self) -> tuple[Daemon, ...]:
+        """Every program of the cluster."""
+        layout = self.layout
+        holder_and_services = (network.holder(layout), registry.daemon(layout), dns.daemon(layout))
+        return (*holder_and_services, *controlplane.daemons(layout), *node.daemons(layout))
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.layout.kubeconfig
+
+    @property
+    def node_address(self) -> str:
+        return NODE_ADDRESS
+
+    def program(self, name: str) -> Path:
+        return programs(self.layout)[name]
+
+    def images(self) -> Images:
+        """The images, built where their inputs have changed, and put on the node."""
+        return images.load(self.layout)
+
+    def audit_events(self) -> Sequence[audit.AuditEvent]:
+        return audit.read(self.layout.audit_log)
+
+    def create_claim(self, namespace: str, name: str) -> LocalClaim:
+        claim = LocalClaim(namespace, name, self.layout.volumes / namespace / name)
+        claim.create_directory()
+        self.apply(*claim.manifests())
+        return claim
+
+    def remove_claim(self, claim: Claim) -> None:
+        if isinstance(claim, LocalClaim):
+            self.kubectl("delete", "persistentvolume", claim.volume_name, "--ignore-not-found", "--wait=false")
+            claim.remove_directory()
+
+    def _start(self, built: Programs, internet: bool) -> None:
+        layout = self.layout
+        _require_free_ports()
+        layout.config.mkdir(parents=True)
+        certificates.create_all(layout.certificates)
+        shutil.copy(certificates.kubeconfig(layout.certificates, certificates.ADMIN), layout.kubeconfig)
+        network.start_node_namespaces(layout, built)
+        network.connect_node(layout)
+        if internet:
+            network.allow_internet(layout)
+        registry.start(layout, built)
+        node.start_runtime(layout)
+        images.import_pause(layout, built)
+        controlplane.start(layout, built)
+        node.start_agents(layout, built)
+        self.apply(STORAGE_CLASS, *dns.ACCESS)
+        dns.start(layout, built, forward=internet)
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        dns.await_ready(self.layout)
+        kubelet = next(daemon for daemon in self.daemons if daemon.name == "kubelet")
+        kubelet.await_ready(self._node_ready, seconds=60)
+        controller_manager = next(daemon for daemon in self.daemons if daemon.name == "kube-controller-manager")
+        controller_manager.await_ready(self._default_account_exists, seconds=60)
+
+    def _node_ready(self) -> bool:
+        ready = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+        try:
+            return self.kubectl("get", "node", NODE_NAME, f"--output={ready}", "--request-timeout=5s") == "True"
+        except CommandFailed:
+            return False
+
+    def _default_account_exists(self) -> bool:
+        return self.get("serviceaccount", "default", "default") is not None
+
+    def _clear(self) -> None:
+        """Ends what runs of the cluster, whole or half up, and removes its files with the logs and volumes."""
+        self._end_processes()
+        shutil.rmtree(self.layout.run, ignore_errors=True)
+
+    def _end_processes(self) -> None:
+        node.stop(self.layout)
+        for daemon in self.daemons:
+            daemon.stop()
+        network.remove(self.layout)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One process at a time starts or stops the cluster."""
+        self.layout.cache.mkdir(parents=True, exist_ok=True)
+        with (self.layout.cache / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _require_free_ports() -> None:
+    for port in (ETCD_PORT, ETCD_PEER_PORT):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise ComponentFailed(f"port {port} of 127.0.0.1, which etcd needs, is in use by another program")

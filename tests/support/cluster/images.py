@@ -1,0 +1,145 @@
+"""The operator's and the trainer's image: built from the Dockerfile, pushed to the registry, pulled by the node."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.cluster import node, registry
+from support.cluster.access import Images
+from support.cluster.build import Programs
+from support.cluster.layout import REGISTRY, REPOSITORY, Layout
+from support.cluster.process import run, succeeds
+
+BASE_IMAGE = "docker.io/library/debian:bookworm-slim"
+BASE_SUITE = "bookworm"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+CERTIFICATES_INSIDE = "/run/ca.pem"
+BUILD_FILES = ("Dockerfile", ".dockerignore", "pyproject.toml", "requirements.lock")
+SOURCES = ("api", "cli", "examples", "operator", "trainer")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target of the Dockerfile, with the build arguments that the tests' image has."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def repository(self) -> str:
+        return f"finetune-{self.name}"
+
+
+OPERATOR = Target("operator")
+TRAINER = Target("trainer", ("EXAMPLES=1",))
+
+
+def source_key(target: Target, repository: Path = REPOSITORY) -> str:
+    """A hash over everything that goes into the image; its tag."""
+    digest = hashlib.sha256(repr(target).encode())
+    for path in _inputs(repository):
+        digest.update(f"{path.relative_to(repository)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _inputs(repository: Path) -> Iterator[Path]:
+    yield from (repository / name for name in BUILD_FILES)
+    for source in SOURCES:
+        files = (path for path in (repository / source).rglob("*") if path.is_file())
+        yield from sorted(path for path in files if "__pycache__" not in path.parts)
+
+
+def load(layout: Layout) -> Images:
+    """Both images, built and pushed where their inputs have changed; returns how the node pulls them."""
+    operator, trainer = (ensure_pushed(layout, target) for target in (OPERATOR, TRAINER))
+    return Images(operator, trainer)
+
+
+def ensure_pushed(layout: Layout, target: Target) -> str:
+    """Puts the image of the present sources into the registry, and returns its reference."""
+    tag = source_key(target)
+    if not registry.holds(target.repository, tag):
+        push(layout, build(layout, target, tag), f"{target.repository}:{tag}")
+    return f"{REGISTRY}/{target.repository}:{tag}"
+
+
+def build(layout: Layout, target: Target, tag: str) -> str:
+    """Builds a target of the Dockerfile and returns the image's name in buildah's storage."""
+    print(f"building the {target.name} image", flush=True)
+    _make_base(layout)
+    name = f"localhost/{target.repository}:{tag}"
+    arguments = [f"--build-arg={argument}" for argument in (*_certificate_arguments(), *target.arguments)]
+    volume = [f"--volume={CERTIFICATES}:{CERTIFICATES_INSIDE}:ro"] if CERTIFICATES.exists() else []
+    options = ["--isolation=chroot", "--layers", "--pull-never", f"--target={target.name}", f"--tag={name}"]
+    _buildah(layout, "bud", *options, *volume, *arguments, str(REPOSITORY))
+    return name
+
+
+def _certificate_arguments() -> tuple[str, ...]:
+    """Package indexes may be reached through a certificate authority that only this machine knows."""
+    if not CERTIFICATES.exists():
+        return ()
+    return (f"PIP_CERT={CERTIFICATES_INSIDE}", f"SSL_CERT_FILE={CERTIFICATES_INSIDE}")
+
+
+def push(layout: Layout, name: str, repository_and_tag: str) -> str:
+    """Pushes an image of buildah's storage to the registry and returns the reference to pull it by."""
+    reference = f"{REGISTRY}/{repository_and_tag}"
+    _buildah(layout, "push", "--quiet", "--disable-compression", "--tls-verify=false", name, f"docker://{reference}")
+    return reference
+
+
+def import_pause(layout: Layout, programs: Programs) -> None:
+    """Gives the node the image that holds a pod's namespaces; it comes from no registry."""
+    if node.PAUSE_IMAGE in node.ctr(layout, "images", "list", "--quiet").split():
+        return
+    with tempfile.TemporaryDirectory() as context:
+        shutil.copy(programs["pause"], context)
+        Path(context, "Dockerfile").write_text('FROM scratch\nCOPY pause /pause\nENTRYPOINT ["/pause"]\n')
+        _buildah(layout, "bud", "--isolation=chroot", f"--tag={node.PAUSE_IMAGE}", context)
+        archive = Path(context, "pause.tar")
+        _buildah(layout, "push", "--quiet", node.PAUSE_IMAGE, f"docker-archive:{archive}:{node.PAUSE_IMAGE}")
+        node.ctr(layout, "images", "import", str(archive))
+
+
+def _make_base(layout: Layout) -> None:
+    """Makes the image that the Dockerfile starts from out of Debian's packages, where no registry can be reached."""
+    if succeeds([*_storage(layout), "inspect", "--type=image", BASE_IMAGE]):
+        return
+    print(f"making {BASE_IMAGE}", flush=True)
+    with tempfile.TemporaryDirectory(dir=layout.cache) as root:
+        run(["debootstrap", "--variant=minbase", BASE_SUITE, root])
+        shutil.rmtree(Path(root, "var/cache/apt"))
+        container = _buildah(layout, "from", "scratch").strip()
+        _buildah(layout, "add", "--quiet", container, root, "/")
+        _buildah(layout, "config", "--cmd=/bin/bash", container)
+        _buildah(layout, "commit", "--quiet", "--rm", container, BASE_IMAGE)
+
+
+def _storage(layout: Layout) -> list[str]:
+    roots = [f"--root={layout.containers}", f"--runroot={layout.cache / 'containers-run'}"]
+    return ["buildah", *roots, "--storage-driver=overlay"]
+
+
+def _buildah(layout: Layout, *arguments: str) -> str:
+    temporary = layout.cache / "tmp"
+    _share_package_cache(temporary)
+    return run([*_storage(layout), *arguments], env={"TMPDIR": str(temporary)})
+
+
+def _share_package_cache(temporary: Path) -> None:
+    """Lets the builds' cache of packages be uv's own cache on this machine, so that nothing is downloaded twice.
+
+    buildah keeps cache mounts in buildah-cache or, since 1.29, buildah-cache-<uid> under TMPDIR.
+    """
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    packages = Path(os.environ.get("UV_CACHE_DIR") or Path(user_cache) / "uv")
+    packages.mkdir(parents=True, exist_ok=True)
+    for parent in (temporary / "buildah-cache", temporary / f"buildah-cache-{os.getuid()}"):
+        parent.mkdir(parents=True, exist_ok=True)
+        if not (parent / "uv").exists():
+            (parent / "uv").symlink_to(packages)

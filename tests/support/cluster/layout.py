@@ -1,0 +1,88 @@
+"""Where the test cluster keeps its files, and the addresses it uses."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+BRIDGE = "finetune0"
+SUBNET = "10.231.0.0/16"
+HOST_ADDRESS = "10.231.0.1"
+NODE_ADDRESS = "10.231.0.10"
+POD_SUBNET = "10.231.1.0/24"
+SERVICE_SUBNET = "10.232.0.0/16"
+API_SERVICE_ADDRESS = "10.232.0.1"
+CLUSTER_DOMAIN = "cluster.local"
+
+API_PORT = 6443
+REGISTRY_PORT = 5000
+DNS_PORT = 53
+ETCD_PORT = 23790
+ETCD_PEER_PORT = 23791
+
+NODE_NAME = "finetune-node-0"
+REGISTRY = f"{HOST_ADDRESS}:{REGISTRY_PORT}"
+API_URL = f"https://{HOST_ADDRESS}:{API_PORT}"
+
+
+def default_cache() -> Path:
+    """The cache directory: FINETUNE_TEST_CACHE, or finetune-operator under the user's cache."""
+    chosen = os.environ.get("FINETUNE_TEST_CACHE")
+    if chosen:
+        return Path(chosen).absolute()
+    user_cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(user_cache).absolute() / "finetune-operator"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The directories of one cluster; `cache` outlives it, `run` is made anew at each start."""
+
+    cache: Path
+
+    @property
+    def binaries(self) -> Path:
+        return self.cache / "bin"
+
+    @property
+    def containers(self) -> Path:
+        """The storage of buildah."""
+        return self.cache / "containers"
+
+    @property
+    def registry(self) -> Path:
+        return self.cache / "registry"
+
+    @property
+    def containerd(self) -> Path:
+        """The node's image store: kept, since unpacking the trainer image takes a minute."""
+        return self.cache / "containerd"
+
+    @property
+    def run(self) -> Path:
+        return self.cache / "run"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.run / "kubeconfig"
+
+    @property
+    def certificates(self) -> Path:
+        return self.run / "pki"
+
+    @property
+    def config(self) -> Path:
+        return self.run / "config"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.run / "audit.log"
+
+    @property
+    def volumes(self) -> Path:
+        return self.run / "volumes"
+
+    @property
+    def node(self) -> Path:
+        return self.run / "node"
