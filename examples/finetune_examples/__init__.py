@@ -1,0 +1,1 @@
+"""Small data sets written for this project, as package data: `pkg://finetune_examples/<file>` in a manifest."""
