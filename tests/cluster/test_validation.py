@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
+from finetune_api.manifest import read_yaml
 from support.cluster.access import Access
 from support.cluster.process import CommandFailed
 from support.manifest_table import CASES, Case
-
-from finetune_api.manifest import read_yaml
 
 pytestmark = pytest.mark.cluster
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.cluster
 def dry_run(cluster: Access, text: str) -> tuple[dict[str, Any] | None, str]:
     """The object that the server would store, or None with its message."""
     try:
-        stored = cluster.kubectl("apply", "--dry-run=server", "--output=json", "--filename=-", stdin=text)
+        stored = cluster.kubectl("create", "--dry-run=server", "--output=json", "--filename=-", stdin=text)
     except CommandFailed as refused:
         return None, str(refused)
     return json.loads(stored), ""
