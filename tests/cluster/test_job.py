@@ -117,7 +117,7 @@ def test_the_model_lies_on_the_volume(life: Life) -> None:
         "status.json",
         "README.md",
     }
-    assert {f"{life.folder}/{name}" for name in names} <= files
+    assert {f"{life.folder}/{name}" for name in wanted} <= files
     assert life.end.output is not None
     assert life.end.output.uri == f"pvc://finetune/{life.folder}"
 
