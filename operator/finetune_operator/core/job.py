@@ -49,6 +49,8 @@ class Job:
     spec: Raw
     policy: RunPolicy
     status: Status
+    version: str = ""
+    """The resourceVersion that all of this was read at."""
 
     @property
     def key(self) -> str:
@@ -79,6 +81,7 @@ def read_job(manifest: Raw) -> Job:
         spec=spec,
         policy=_read_policy(spec.get("runPolicy", {})),
         status=read_status(manifest.get("status") or {}),
+        version=metadata.get("resourceVersion", ""),
     )
 
 
