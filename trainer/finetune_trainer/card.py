@@ -1,0 +1,76 @@
+"""README.md of a run: what the model is, how well it does, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from finetune_api.job import MethodType
+from finetune_api.run import RunConfig
+
+
+def model_card(config: RunConfig, record: Mapping[str, Any], metrics: Mapping[str, float], seconds: float) -> str:
+    """The card as Markdown."""
+    data, model, choices = record["data"], record["model"], record["choices"]
+    training = config.training
+    rows = ", ".join(f"{count} {side}" for side, count in data["rows"].items())
+    return "\n".join(
+        [
+            f"# {config.job.name}",
+            "",
+            f"A {model['modelType']} model for {config.task}, fine-tuned from `{model['uri']}`"
+            + (f" at {model['revision']}" if model["revision"] else "")
+            + ".",
+            "",
+            "## Results",
+            "",
+            *_results(metrics),
+            "",
+            "Measured once on rows that were held out of training. `evaluation.json` has them by class, `errors.jsonl`"
+            " the rows that went wrong.",
+            "",
+            "## Training",
+            "",
+            f"- Method: {_method(config)}",
+            f"- Rows: {rows}; labels: {', '.join(data['labels'])}",
+            f"- {choices['total_steps']} steps of {training.train_batch_size} rows, learning rate"
+            f" {training.learning_rate:g} ({training.lr_scheduler_type}), weight decay {training.weight_decay:g}",
+            f"- Seed {training.seed}, {choices['precision']}, {choices['processes']} process(es),"
+            f" {seconds:.0f} seconds",
+            "",
+            "`run.json` has the whole configuration, versions and hashes: enough to repeat it.",
+            "",
+            "## Use",
+            "",
+            "```python",
+            "from transformers import pipeline",
+            "",
+            f'classify = pipeline("{config.task}", "model")  # the folder beside this file',
+            "```",
+            *_adapter_note(config),
+            "",
+        ]
+    )
+
+
+def _results(metrics: Mapping[str, float]) -> list[str]:
+    tested = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
+    baseline = tested.pop("baseline_accuracy", None)
+    rows = [f"| {name} | {value:.4f} |" for name, value in tested.items()]
+    table = ["| metric | test |", "|---|---|", *rows]
+    if baseline is not None:
+        table.append(f"| accuracy of always naming the most frequent label | {baseline:.4f} |")
+    return table
+
+
+def _method(config: RunConfig) -> str:
+    if config.method.type is MethodType.LORA:
+        lora = config.method.lora
+        return f"LoRA, rank {lora.r}, alpha {lora.alpha}, on {', '.join(lora.target_modules)}"
+    return "full fine-tuning"
+
+
+def _adapter_note(config: RunConfig) -> list[str]:
+    if config.method.type is not MethodType.LORA or config.output.merge_adapter:
+        return []
+    return ["", "`model/` holds the base model and the LoRA adapter beside it; loading puts the adapter on (peft)."]

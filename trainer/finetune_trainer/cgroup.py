@@ -1,0 +1,63 @@
+"""How many processors this container may use, and whether the kernel killed one of its processes for memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def available_processors(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
+    """Processors by affinity and by the quota of every cgroup above us (v1 and v2), at least one."""
+    quotas = [quota for quota in (_quota(folder) for folder in _folders(root, own, "cpu")) if quota is not None]
+    return max(1, int(min([float(len(os.sched_getaffinity(0))), *quotas])))
+
+
+def threads_per_process(processors: int, processes: int) -> int:
+    return max(1, processors // processes)
+
+
+def memory_kills(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
+    """How often the kernel killed a process in our cgroup because memory ran out; 0 where it does not tell."""
+    for folder in _folders(root, own, "memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            for line in _lines(folder / name):
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """Our cgroup and its parents, in version 2 and in version 1 of the hierarchy, the nearest first."""
+    for line in _lines(own):
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = root / controller if controllers else root
+        folder = base / path.lstrip("/")
+        while True:
+            yield folder
+            if folder == base or base not in folder.parents:
+                break
+            folder = folder.parent
+
+
+def _quota(folder: Path) -> float | None:
+    if lines := _lines(folder / "cpu.max"):
+        quota, period = lines[0].split()
+        return None if quota == "max" else int(quota) / int(period)
+    quota_lines, period_lines = _lines(folder / "cpu.cfs_quota_us"), _lines(folder / "cpu.cfs_period_us")
+    if quota_lines and period_lines and int(quota_lines[0]) > 0:
+        return int(quota_lines[0]) / int(period_lines[0])
+    return None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

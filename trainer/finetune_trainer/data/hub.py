@@ -1,0 +1,97 @@
+"""The Hugging Face hub: downloads to the local cache, with errors that say whether a retry can help.
+
+The supervisor downloads; the ranks find everything in the cache, offline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.job import Source
+from finetune_trainer.data.uri import hub_repository
+from finetune_trainer.errors import ConfigError, Unavailable, nearest
+
+SMALL_FILES = ("*.json", "*.txt", "*.model")
+"""Configuration and tokenizer; enough to tell whether a model fits the task."""
+
+
+@dataclass(frozen=True)
+class HubTable:
+    """The rows of one split of a hub data set."""
+
+    records: Iterator[Mapping[str, Any]]
+    columns: Sequence[str]
+    digest: str
+    revision: str
+
+
+def download_model(uri: str, revision: str | None, field_path: str, weights: bool) -> Path:
+    """Folder of a hub model in the cache; its name is the commit. Without `weights` only the small files."""
+    repository = hub_repository(uri, field_path)
+    folder = _snapshot(repository, "model", revision, SMALL_FILES, field_path)
+    if not weights:
+        return folder
+    folder = _snapshot(repository, "model", folder.name, (*SMALL_FILES, "*.safetensors"), field_path)
+    if not list(folder.glob("*.safetensors")):
+        folder = _snapshot(repository, "model", folder.name, (*SMALL_FILES, "pytorch_model*.bin"), field_path)
+    return folder
+
+
+def load_table(source: Source, field_path: str) -> HubTable:
+    """The split of a hub data set that `source` names."""
+    repository = hub_repository(source.uri, field_path)
+    folder = _snapshot(repository, "dataset", source.revision, None, field_path)
+    columns, records = read_snapshot(folder, source.split or "train", source.uri)
+    digest = hashlib.sha256(f"{repository}@{folder.name}/{source.split}".encode()).hexdigest()
+    return HubTable(records, columns, digest, folder.name)
+
+
+def read_snapshot(folder: Path, split: str, name: str) -> tuple[list[str], Iterator[Mapping[str, Any]]]:
+    """Columns and rows of one split of a data set's repository that lies in `folder`; labels come by name."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    loaded = datasets.load_dataset(str(folder))
+    if split not in loaded:
+        hint = nearest(split, [str(known) for known in loaded], "splits there are")
+        raise ConfigError("SplitNotFound", f"{name} has no split {split!r}", hint)
+    table = loaded[split]
+    labels = {column: kind.names for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
+    return list(table.column_names), (_named(record, labels) for record in table)
+
+
+def _named(record: Mapping[str, Any], labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    named = dict(record)
+    for column, names in labels.items():
+        value = named[column]
+        named[column] = names[value] if value is not None and value >= 0 else None
+    return named
+
+
+def _snapshot(
+    repository: str, kind: str, revision: str | None, patterns: Sequence[str] | None, field_path: str
+) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    allowed = None if patterns is None else list(patterns)
+    try:
+        return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=allowed))
+    except errors.GatedRepoError as error:
+        hint = "accept its terms, then name a Secret with HF_TOKEN in secretRef"
+        raise ConfigError("NotAllowed", f"{field_path}: the hub does not give out {repository}", hint) from error
+    except errors.RevisionNotFoundError as error:
+        raise ConfigError("NotFound", f"{field_path}: {repository} has no revision {revision}") from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        hint = "check owner/name; a private one needs a Secret with HF_TOKEN in secretRef"
+        raise ConfigError("NotFound", f"{field_path}: the hub has no {kind} {repository}", hint) from error
+    except (OSError, errors.HfHubHTTPError) as error:
+        message = f"{field_path}: the hub did not give {repository}: {_first_line(error)}"
+        raise Unavailable("HubUnavailable", message, "without a network use pvc://, pkg:// or file://") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

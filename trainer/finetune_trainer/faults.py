@@ -1,0 +1,64 @@
+"""What an exception in a rank means: which class it has, and what would help."""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+import torch
+from torch import distributed
+
+from finetune_trainer.errors import (
+    CodeError,
+    ConfigError,
+    OutOfGpuMemory,
+    OutOfHostMemory,
+    RunError,
+    Unavailable,
+)
+
+SMALLER = "lower spec.training.maxLength, use spec.method.type lora, or ask for more"
+PEER_WORDS = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|socket closed|remote process exited|peer|recv.*error", re.IGNORECASE
+)
+TIMEOUT_WORDS = re.compile(r"timed? ?out|timeout", re.IGNORECASE)
+
+
+def explain(error: BaseException) -> RunError:
+    """`error` as one of ours."""
+    if isinstance(error, RunError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        hint = f"{SMALLER} spec.resources.gpuResource with more memory"
+        return OutOfGpuMemory("OutOfMemoryGPU", _first_line(error), hint)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return OutOfHostMemory("OutOfMemoryHost", _first_line(error), f"{SMALLER} spec.resources.memory")
+    if _is_collective(error):
+        return _collective(error)
+    if isinstance(error, torch.cuda.DeferredCudaCallError | NotImplementedError):
+        return ConfigError(type(error).__name__, _first_line(error))
+    return CodeError(type(error).__name__, f"{_first_line(error)} ({_place(error)})", "its traceback is in the log")
+
+
+def _is_collective(error: BaseException) -> bool:
+    """Whether it came out of a collective operation. gloo's errors are plain RuntimeErrors that name its source."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and bool(re.search(r"gloo|nccl|ProcessGroup", str(error), re.IGNORECASE))
+
+
+def _collective(error: BaseException) -> RunError:
+    text = _first_line(error)
+    if TIMEOUT_WORDS.search(text) and not PEER_WORDS.search(text):
+        return CodeError("CollectiveTimeout", f"a process did not answer its peers: {text}", "see the other ranks' logs")
+    return Unavailable("PeerLost", f"another process of the run vanished: {text}", "see how the other pods ended")
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "finetune_trainer" in frame.filename] or list(frames)
+    return f"{own[-1].filename.rpartition('/')[2]}:{own[-1].lineno}" if own else "no traceback"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

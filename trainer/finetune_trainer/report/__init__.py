@@ -1,0 +1,1 @@
+"""Telling people and programs how far a run is: log, files, Prometheus, and the operator."""

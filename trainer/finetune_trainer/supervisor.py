@@ -1,0 +1,275 @@
+"""PID 1 of a training pod, and what `finetune run` starts: checks, starts the ranks, and says how it went.
+
+Standard library and the words only, up to the preflight, which may read Parquet or the hub; never torch. The ranks
+are started by the `launch` that `main` is given.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from finetune_api import names
+from finetune_api.progress import ExitCode, FailureClass, Outcome, Output, Result
+from finetune_api.run import RunConfig
+from finetune_api.status import Status
+from finetune_trainer import files, handover
+from finetune_trainer.cgroup import available_processors, memory_kills, threads_per_process
+from finetune_trainer.checkpoint import PREFIX, claim, owner_of
+from finetune_trainer.errors import CodeError, Preempted, RunError, Unavailable
+from finetune_trainer.gang import Gang, Launch
+from finetune_trainer.log import set_up_logging
+from finetune_trainer.preflight import check_inputs, is_finished, load_run_config
+from finetune_trainer.record import check_unchanged, kept_choices, read_record
+from finetune_trainer.report.snapshot import Snapshot
+from finetune_trainer.report.status_file import ended, read_status, running
+from finetune_trainer.settings import Settings, read_settings
+from finetune_trainer.verdict import PEER_LOST, RankEnd, Surroundings, verdict
+
+log = logging.getLogger(__name__)
+ORDERLY = (ExitCode.DONE, ExitCode.PREEMPTED)
+PEER_LOST_DELAY = 3.0
+"""Seconds that a pod which only lost a peer waits, so that the pod with the cause ends first."""
+
+
+class StopRequest:
+    """SIGTERM and SIGINT. While only we are running they end us at once; the ranks are asked instead."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.interrupts = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.requested = True
+        if self.interrupts:
+            self.interrupts = False
+            raise Preempted("Preempted", "asked to stop before the start", "run it again to start")
+
+
+@dataclass
+class Attempt:
+    """What is known so far. `folder` is set once the run's folder is ours to write to."""
+
+    settings: Settings
+    scratch: Path
+    config: RunConfig | None = None
+    folder: Path | None = None
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str], launch: Launch) -> int:
+    """Carry out the run that the settings name, and return the exit code."""
+    stop = StopRequest()
+    set_up_logging()
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        os.environ.update(handover.cache_environment(environment, Path(scratch)))
+        attempt = Attempt(read_settings(arguments, environment), Path(scratch))
+        try:
+            outcome = _carry_out(attempt, launch, stop)
+        except RunError as error:
+            outcome = _failed(error)
+        except Exception as error:
+            log.exception("the supervisor failed")
+            outcome = _failed(CodeError(type(error).__name__, str(error), "its traceback is in the log"))
+        stop.interrupts = False
+        return _conclude(attempt, outcome)
+
+
+def _carry_out(attempt: Attempt, launch: Launch, stop: StopRequest) -> Outcome:
+    config = attempt.config = load_run_config(attempt.settings.run_config)
+    folder = Path(config.folder)
+    record = _own_record(config)
+    if record is not None:
+        check_unchanged(config, record)
+        if is_finished(folder):
+            log.info("%s holds the finished run; nothing to do", folder)
+            return _finished(folder)
+    _take_over(attempt, config, record)
+    facts = check_inputs(config, record)
+    handover.write_facts(attempt.scratch, facts)
+    processes, device = _processes(config, attempt.settings)
+    environments = _environments(attempt, config, processes, device, _threads(record, processes, config))
+    stop.interrupts = False
+    return _run_ranks(attempt, config, environments, launch, stop)
+
+
+def _own_record(config: RunConfig) -> dict[str, Any] | None:
+    """run.json, unless an earlier run of the same object left it: then this one starts over."""
+    record = read_record(Path(config.folder))
+    if record is None or record["job"]["run"] < config.job.run:
+        return None
+    return record
+
+
+def _take_over(attempt: Attempt, config: RunConfig, record: Mapping[str, Any] | None) -> None:
+    """Make the folder ours: it exists, holds nothing of an earlier run, and says that we prepare."""
+    if attempt.settings.node_rank != 0:
+        return
+    folder, checkpoints = Path(config.folder), Path(config.checkpoint_folder)
+    claim(checkpoints, owner_of(config.job))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if record is None and (folder / files.RECORD).exists():
+            _clear(folder, checkpoints)
+        files.remove(folder / files.OUTCOME)
+        now = time.time()
+        status = running(Snapshot(started=now, time=now), config.job)
+        files.write_json(folder / files.STATUS, status.to_dict(), durable=False)
+    except OSError as error:
+        message = f"cannot write to the run's folder {folder}: {error.strerror or error}"
+        raise Unavailable("StoreUnavailable", message, "see that the volume is there, writable and not full") from error
+    attempt.folder = folder
+
+
+def _clear(folder: Path, checkpoints: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else."""
+    for name in files.RESULTS:
+        files.remove(folder / name)
+    for path in checkpoints.glob(f"{PREFIX}*"):
+        files.remove(path)
+
+
+def _finished(folder: Path) -> Outcome:
+    return Outcome.model_validate(files.read_json(folder / files.OUTCOME))
+
+
+def _processes(config: RunConfig, settings: Settings) -> tuple[int, str]:
+    """Processes on this node, and whether they use GPUs. A pod must have the GPUs that it asked for."""
+    wanted = config.resources.gpus_per_node
+    there = len(list(Path("/dev").glob("nvidia[0-9]*"))) if wanted else 0
+    if there < wanted:
+        message = f"the run asks for {wanted} GPUs on a node, {there} are here"
+        if settings.pod_name is not None:
+            raise Unavailable("GpuMissing", message, "see the device plugin of this node")
+        log.warning(message)
+    gpus = min(wanted, there)
+    asked = config.resources.processes_per_node
+    count = max(1, gpus) if asked == "auto" else asked
+    return count, handover.GPU if gpus >= count else handover.CPU
+
+
+def _threads(record: Mapping[str, Any] | None, processes: int, config: RunConfig) -> int:
+    """Threads of each process: as in the first attempt where this machine has as many."""
+    available = threads_per_process(available_processors(), processes)
+    kept = kept_choices(record)
+    same_share = kept is not None and kept.processes == processes * config.resources.nodes
+    return min(kept.threads, available) if kept is not None and same_share else available
+
+
+def _environments(
+    attempt: Attempt, config: RunConfig, processes: int, device: str, threads: int
+) -> list[dict[str, str]]:
+    """The environment of each rank on this node."""
+    settings = attempt.settings
+    common = handover.offline_environment(os.environ) | {
+        names.ENV_RUN_CONFIG: str(settings.run_config),
+        handover.ENV_SCRATCH: str(attempt.scratch),
+        handover.ENV_DEVICE: device,
+        "OMP_NUM_THREADS": str(threads),
+        "RAYON_NUM_THREADS": str(threads),
+        "WORLD_SIZE": str(processes * config.resources.nodes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": settings.master_address,
+        "MASTER_PORT": str(settings.master_port or _master_port(config.resources.nodes)),
+    }
+    first = settings.node_rank * processes
+    return [common | {"RANK": str(first + local), "LOCAL_RANK": str(local)} for local in range(processes)]
+
+
+def _master_port(nodes: int) -> int:
+    """A port that all nodes know; on a single one, any that is free."""
+    if nodes > 1:
+        return names.MASTER_PORT
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _run_ranks(
+    attempt: Attempt,
+    config: RunConfig,
+    environments: Sequence[Mapping[str, str]],
+    launch: Launch,
+    stop: StopRequest,
+) -> Outcome:
+    kills = memory_kills()
+    gang = Gang(environments, launch)
+    try:
+        gang.wait(ORDERLY, lambda: stop.requested, config.checkpoint.grace_seconds)
+    finally:
+        gang.kill()
+    around = Surroundings(stop.requested, _has_checkpoint(config), memory_kills() - kills)
+    ends = [
+        RankEnd(rank, code, handover.read_failure(attempt.scratch, rank), rank in gang.ended_by_us)
+        for rank, code in gang.ended.items()
+    ]
+    failure = verdict(ends, around)
+    if failure is None:
+        return _succeeded(config)
+    if failure.reason == PEER_LOST and config.resources.nodes > 1:
+        time.sleep(PEER_LOST_DELAY)
+    result = Result.PREEMPTED if failure.class_ is FailureClass.PREEMPTED else Result.FAILED
+    return Outcome(outcome=result, failure=failure)
+
+
+def _has_checkpoint(config: RunConfig) -> bool:
+    return any(Path(config.checkpoint_folder).glob(f"{PREFIX}*"))
+
+
+def _succeeded(config: RunConfig) -> Outcome:
+    model = Path(config.folder, files.MODEL)
+    digest = f"sha256:{files.digest_of(model, files.files_below(model))}" if model.is_dir() else None
+    output = Output(uri=config.output_uri or str(Path(config.folder).resolve()), digest=digest)
+    return Outcome(outcome=Result.SUCCEEDED, output=output)
+
+
+def _failed(error: RunError) -> Outcome:
+    result = Result.PREEMPTED if isinstance(error, Preempted) else Result.FAILED
+    return Outcome(outcome=result, failure=error.failure())
+
+
+def _conclude(attempt: Attempt, outcome: Outcome) -> int:
+    """Say how it ended: in the log, in the run's folder if it is ours, and to the kubelet."""
+    outcome = _with_pod(outcome, attempt.settings)
+    if attempt.folder is not None:
+        status = read_status(attempt.folder) or Status()
+        outcome = outcome.model_copy(
+            update={"metrics": status.metrics, "progress": status.progress, "checkpoint": status.checkpoint}
+        )
+        _write_end(attempt.folder, status, outcome)
+    if attempt.settings.termination_log is not None:
+        attempt.settings.termination_log.write_text(outcome.termination_message(), encoding="utf-8")
+    if outcome.failure is None:
+        return ExitCode.DONE
+    failure = outcome.failure
+    log.error("%s (%s): %s", failure.class_, failure.reason, failure.message)
+    if failure.hint:
+        log.error("hint: %s", failure.hint)
+    return failure.exit_code if failure.exit_code is not None else ExitCode.CODE_ERROR
+
+
+def _with_pod(outcome: Outcome, settings: Settings) -> Outcome:
+    if outcome.failure is None:
+        return outcome
+    where = {"pod": settings.pod_name, "node": settings.node_name}
+    return outcome.model_copy(update={"failure": outcome.failure.model_copy(update=where)})
+
+
+def _write_end(folder: Path, status: Status, outcome: Outcome) -> None:
+    """status.json first: outcome.json is what says that the run is over."""
+    try:
+        files.write_json(folder / files.STATUS, ended(status, outcome, time.time()).to_dict())
+        files.write_json(folder / files.OUTCOME, outcome.to_dict())
+    except OSError as error:
+        log.error("cannot write the outcome to %s: %s", folder, error.strerror or error)
