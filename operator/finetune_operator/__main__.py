@@ -9,7 +9,7 @@ import sys
 import time
 
 import uvloop
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
 
 from finetune_operator.shell import cluster, logs
 from finetune_operator.shell.lease import Lease
@@ -19,6 +19,7 @@ from finetune_operator.shell.settings import Settings
 
 
 async def serve(settings: Settings) -> None:
+    disable_created_metrics()
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     async with await cluster.connect(settings.kubeconfig) as client:

@@ -162,7 +162,7 @@ def observe(children: Children, now: str, node_lost_seconds: int) -> Observed:
 
 
 def nodes_in_doubt(pods: Iterable[Raw]) -> set[str]:
-    """Nodes whose health matters: of pods that should run and are not ready, or should have ended."""
+    """Nodes whose health matters: of pods that were declared not ready by another than the kubelet, or must end."""
     return {raw["spec"]["nodeName"] for raw in pods if _in_doubt(raw)}
 
 
@@ -170,7 +170,13 @@ def _in_doubt(raw: Raw) -> bool:
     metadata, status = raw["metadata"], raw.get("status", {})
     if not raw.get("spec", {}).get("nodeName") or status.get("phase") in ("Succeeded", "Failed"):
         return False
-    return "deletionTimestamp" in metadata or (status.get("phase") == "Running" and not _is_true(status, "Ready"))
+    return "deletionTimestamp" in metadata or (status.get("phase") == "Running" and _declared_not_ready(status))
+
+
+def _declared_not_ready(status: Raw) -> bool:
+    """The node controller takes readiness away without a reason; the kubelet gives one."""
+    ready = next((condition for condition in _conditions(status) if condition.get("type") == "Ready"), None)
+    return ready is not None and ready.get("status") != "True" and ready.get("reason") not in KUBELETS_REASONS
 
 
 def _silent_for(raw: Raw, nodes: Mapping[str, NodeHealth], now: str) -> float | None:
@@ -245,9 +251,10 @@ def _deletion_requested(metadata: Raw) -> float | None:
     return seconds(metadata["deletionTimestamp"]) - float(metadata.get("deletionGracePeriodSeconds") or 0)
 
 
+KUBELETS_REASONS = frozenset({"ContainersNotReady", "PodCompleted", "PodFailed"})
 QUIET = frozenset({"ContainerCreating", "PodInitializing"})
 SAME = {"ErrImagePull": "ImagePullBackOff"}
-"""Reasons that take turns, told as one: a status that flips with them would be written each time."""
+"""Reasons that take turns, told as one, and so are their messages: each flip would be a write."""
 
 
 def _waiting(status: Raw) -> tuple[str, str] | None:
@@ -258,7 +265,7 @@ def _waiting(status: Raw) -> tuple[str, str] | None:
         waiting = container.get("state", {}).get("waiting") or {}
         reason = waiting.get("reason")
         if reason and reason not in QUIET:
-            return SAME.get(reason, reason), waiting.get("message", "")
+            return SAME.get(reason, reason), waiting.get("message", "").split("ErrImagePull: ", 1)[-1]
     return None
 
 

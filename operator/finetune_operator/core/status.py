@@ -147,8 +147,8 @@ def _history(s: Situation, closed: Closed | None) -> list[AttemptRecord]:
 def _output(s: Situation, decision: Decision) -> Output | None:
     if decision.phase is not Phase.SUCCEEDED or not isinstance(s.plan, Plan):
         return None
-    said = decision.outcome.output if decision.outcome else None
-    return Output(uri=s.plan.config.output_uri, digest=said.digest if said else None)
+    uri, said = s.plan.config.output_uri, decision.outcome.output if decision.outcome else None
+    return Output(uri=uri, digest=said.digest if said else None) if uri else None
 
 
 Holding = tuple[ConditionType, bool]
