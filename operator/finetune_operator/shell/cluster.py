@@ -142,7 +142,7 @@ class ApiCluster:
         raise error_of(response.status, _message(content), _retry_after(response.headers.get("Retry-After")))
 
     async def _headers(self, content_type: str) -> dict[str, str]:
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": MANAGER}
+        headers = {"Accept": "application/json, */*;q=0.5", "Content-Type": content_type, "User-Agent": MANAGER}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
         return headers
 

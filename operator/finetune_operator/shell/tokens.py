@@ -15,6 +15,7 @@ DISCOVERY_PATH = "/.well-known/openid-configuration"
 KEYS_PATH = "/openid/v1/jwks"
 ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"]
 REFRESH_SECONDS = 60.0
+RETRY_SECONDS = 5.0
 
 
 class BadToken(Exception):
@@ -64,14 +65,15 @@ class TokenVerifier:
         return self._keys[kid]
 
     def _may_fetch(self) -> bool:
-        """Not more often than once a minute, whatever strangers send."""
+        """Not more often than once a minute, or 5 s after a failure, whatever strangers send."""
         return self._fetched_at is None or self.clock() - self._fetched_at > REFRESH_SECONDS
 
     async def _fetch(self) -> None:
-        self._fetched_at = self.clock()
+        self._fetched_at = self.clock() - REFRESH_SECONDS + RETRY_SECONDS
         self.issuer = (await self.cluster.read(DISCOVERY_PATH))["issuer"]
         published = jwt.PyJWKSet.from_dict(await self.cluster.read(KEYS_PATH))
         self._keys = {key.key_id: key for key in published.keys if key.key_id}
+        self._fetched_at = self.clock()
 
 
 def _sender(claims: dict[str, Any]) -> Sender:
