@@ -81,8 +81,9 @@ class Reconciler:
         new = status(situation, decision, self._memory(key).report)
         again = await self._write(key, job, new, now)
         self.store.settle(key, situation.index, new.attempt or 0)
-        at_once = 0.0 if new.phase is not job.status.phase else None
-        return _soonest(again, decision.requeue_after, at_once)
+        if new.phase is not job.status.phase and decision.requeue_after is None:
+            return 0.0
+        return _soonest(again, decision.requeue_after)
 
     def take_report(self, key: Key, report: Report) -> float:
         """Keep what a pod said of its progress. Returns the seconds until a pass may write it."""
