@@ -176,6 +176,8 @@ def _environments(
         handover.ENV_SCRATCH: str(attempt.scratch),
         handover.ENV_DEVICE: device,
         "OMP_NUM_THREADS": str(threads),
+        # Threads that spin while they wait take the processor from a busy neighbour, and both stand still.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "RAYON_NUM_THREADS": str(threads),
         "WORLD_SIZE": str(processes * config.resources.nodes),
         "LOCAL_WORLD_SIZE": str(processes),
