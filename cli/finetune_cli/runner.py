@@ -23,13 +23,17 @@ from finetune_api.status import Status
 
 POLL_SECONDS = 0.2
 LOG_FILE = "trainer.log"
+LOCK_FILE = ".lock"
+CONFIG_FILE = ".run-config.json"
+OUTCOME_FILE = ".outcome.json"
+"""The trainer's last word about this attempt; `outcome.json` beside it belongs to the run."""
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a second run out of `folder`. Raises InvalidManifest while another holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,7 +57,8 @@ def run_trainer(config: RunConfig, show: Callable[[Status], None]) -> int:
     Ctrl-C and SIGTERM reach the trainer as SIGTERM: it saves and leaves with 75.
     """
     folder = Path(config.folder)
-    config_file = folder / "request.json"
+    config_file, outcome_file = folder / CONFIG_FILE, folder / OUTCOME_FILE
+    outcome_file.unlink(missing_ok=True)
     config_file.write_text(config.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8")
     with (folder / LOG_FILE).open("ab") as log:
         trainer = subprocess.Popen(
@@ -61,7 +66,7 @@ def run_trainer(config: RunConfig, show: Callable[[Status], None]) -> int:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, ENV_TERMINATION_LOG: ""},
+            env={**os.environ, ENV_TERMINATION_LOG: str(outcome_file)},
             start_new_session=True,
         )
         with _forwarded_to(trainer):
@@ -103,9 +108,9 @@ def read_status(folder: Path) -> Status | None:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """`outcome.json` of a run's folder; None if the trainer did not get to write one."""
+    """How the attempt ended; None if the trainer did not get to say it."""
     try:
-        return Outcome.model_validate_json((folder / "outcome.json").read_bytes())
+        return Outcome.model_validate_json((folder / OUTCOME_FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
