@@ -50,7 +50,8 @@ def _is_collective(error: BaseException) -> bool:
 def _collective(error: BaseException) -> RunError:
     text = _first_line(error)
     if TIMEOUT_WORDS.search(text) and not PEER_WORDS.search(text):
-        return CodeError("CollectiveTimeout", f"a process did not answer its peers: {text}", "see the other ranks' logs")
+        message = f"a process did not answer its peers: {text}"
+        return CodeError("CollectiveTimeout", message, "see the other ranks' logs")
     return Unavailable("PeerLost", f"another process of the run vanished: {text}", "see how the other pods ended")
 
 

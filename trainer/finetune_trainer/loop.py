@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import nn
 
 from finetune_api.job import CheckpointPolicy, EvaluationStrategy
@@ -77,6 +77,7 @@ class Run:
     saves: SavePlan
     log_time: float = field(default_factory=time.monotonic)
     first_step: int = 0
+    earlier_seconds: float = 0.0
     first_time: float = field(default_factory=time.monotonic)
     data_wait: float = 0.0
 
@@ -205,7 +206,7 @@ def _log(run: Run, norm: torch.Tensor) -> None:
     window, norm_value = run.window, norm.item()
     loss = run.world.sum([window.loss.item()])[0] / window.count
     pace = window.tokens / max(now - run.log_time, 1e-6)
-    run.reporter.update(loss=loss, grad_norm=norm_value, tokens_per_second=pace)
+    run.reporter.update(loss=loss, loss_step=run.state.step, grad_norm=norm_value, tokens_per_second=pace)
     values = {"loss": loss, "learning_rate": run.reporter.now.learning_rate or 0.0, "grad_norm": norm_value}
     run.reporter.record({**values, "tokens_per_second": round(pace)})
     window.loss.zero_()
@@ -248,12 +249,11 @@ def save(run: Run) -> None:
     """Publish a checkpoint of this step; every process takes part."""
     run.reporter.doing(Activity.SAVING)
     state = run.state
+    state.seconds = run.earlier_seconds + time.monotonic() - run.first_time
     ranks = run.world.gather(rank_state(run.window))
     if ranks is not None:
         state.log_bytes = run.reporter.log_bytes
-        path = run.store.publish(
-            state.step, lambda folder: write_state(folder, state, run.model, run.optimizer, ranks)
-        )
+        path = run.store.publish(state.step, lambda folder: write_state(folder, state, run.model, run.optimizer, ranks))
         uri = f"{run.config.checkpoint_uri or run.config.checkpoint_folder}/{path.name}"
         run.reporter.update(checkpoint_step=state.step, checkpoint_uri=uri, checkpoint_time=time.time())
     run.saves.saved(state.step, time.monotonic())

@@ -9,6 +9,10 @@ from torch import nn
 
 from finetune_api.job import Training
 
+EPSILON = 1e-6
+"""As BERT was trained with. With torch's 1e-8 weights whose gradient is zero but for rounding (the bias of attention
+keys) drift by that rounding, and another number of processes ends at other weights."""
+
 
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW in its fused form; biases and the weights of norms, which have one dimension, do not decay."""
@@ -17,7 +21,8 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
         {"params": [item for item in trained if item.ndim > 1], "weight_decay": training.weight_decay},
         {"params": [item for item in trained if item.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=training.learning_rate, fused=True)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=EPSILON, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -8,13 +8,12 @@ from finetune_api.job import Precision
 
 
 def choose_precision(requested: Precision, device: torch.device) -> Precision:
-    """fp32 or bf16. `auto` is bf16 where the hardware computes in it."""
+    """fp32 or bf16. `auto` is bf16 on a GPU that computes in it, and fp32 on a CPU.
+
+    On a CPU with avx512_bf16 a step takes 0.6 of the time in bf16, but then the number of processes shows in the third
+    digit of the weights instead of the sixth; so there bf16 has to be asked for.
+    """
     if requested is not Precision.AUTO:
         return requested
-    return Precision.BF16 if _computes_in_bf16(device) else Precision.FP32
-
-
-def _computes_in_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    on_gpu = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return Precision.BF16 if on_gpu else Precision.FP32

@@ -63,7 +63,8 @@ def defining(config: RunConfig) -> dict[str, Any]:
     document = config.to_dict()
     sections = {name: document[name] for name in DEFINING}
     merge = document["output"]["mergeAdapter"]
-    return _without_secrets(sections) | {"output": {"mergeAdapter": merge}}
+    public: dict[str, Any] = _without_secrets(sections)
+    return public | {"output": {"mergeAdapter": merge}}
 
 
 def _without_secrets(value: Any) -> Any:

@@ -59,7 +59,7 @@ def rank_state(window: Window) -> dict[str, Any]:
     """What differs between processes: random generators and the open window."""
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.get_rng_state() if window.loss.is_cuda else None,
         "python": random.getstate(),
         "numpy": _plain(numpy.random.get_state(legacy=False)),
         "loss": window.loss.cpu(),
@@ -93,7 +93,7 @@ def read_rank(folder: Path, rank: int, window: Window) -> bool:
         return False
     own = ranks[rank]
     torch.set_rng_state(own["torch"])
-    if own["cuda"] is not None and torch.cuda.is_initialized():
+    if own["cuda"] is not None and window.loss.is_cuda:
         torch.cuda.set_rng_state(own["cuda"])
     random.setstate(own["python"])
     numpy.random.set_state(_with_array(own["numpy"]))

@@ -79,4 +79,3 @@ def _stopped(around: Surroundings) -> Preempted:
     if around.has_checkpoint:
         return Preempted("Preempted", "asked to stop", "run it again to go on from the last checkpoint")
     return Preempted("Preempted", "asked to stop before anything was saved", "run it again to start")
-

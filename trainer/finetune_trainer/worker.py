@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import DistributedDataParallelKwargs  # type: ignore[import-untyped]
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.job import Precision, Resume
@@ -58,6 +58,8 @@ from finetune_trainer.world import World, open_world
 log = logging.getLogger(__name__)
 CPU_MICRO_BATCH_ROWS = 8
 """Small enough that rows of like length meet, large enough for the matrix products; measured in docs/decisions."""
+READABLE = 0o644
+"""safetensors makes files that only their owner reads; whoever serves the model is often another user."""
 
 
 def main() -> int:
@@ -65,7 +67,7 @@ def main() -> int:
     faulthandler.enable()
     rank = int(os.environ["RANK"])
     tail = set_up_logging(rank)
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = read_settings([], os.environ)
     try:
         work(load_run_config(settings.run_config), settings, Path(os.environ[handover.ENV_SCRATCH]))
@@ -236,7 +238,7 @@ def _resume(run: Run) -> None:
         if not read_rank(path, run.world.rank, run.window):
             torch.manual_seed(run.config.training.seed + 1 + run.world.rank + run.state.step)
         run.saves.saved(run.state.step, time.monotonic())
-        run.first_step = run.state.step
+        run.first_step, run.earlier_seconds = run.state.step, run.state.seconds
         run.reporter.update(
             step=run.state.step,
             epoch=run.sampler.epoch(run.state.step),
@@ -290,6 +292,7 @@ def _save_model(run: Run, method: TrainingMethod) -> None:
     method.save(module, temporary, run.config.output.merge_adapter)
     run.task.save(temporary)
     for path in files.files_below(temporary):
+        path.chmod(READABLE)
         files.sync(path)
     files.remove(folder / files.MODEL)
     temporary.rename(folder / files.MODEL)

@@ -1,4 +1,4 @@
-"""Rows: where they lie (`uri`), how they are read (`sources`), split (`split`), and in which order they come (`sampler`).
+"""Rows: where they lie (`uri`), how they are read (`sources`), how they are split, and in which order they come.
 
 Nothing in here imports torch: the supervisor checks the rows before it starts the ranks.
 """

@@ -52,7 +52,7 @@ def load_table(source: Source, field_path: str) -> HubTable:
 
 def read_snapshot(folder: Path, split: str, name: str) -> tuple[list[str], Iterator[Mapping[str, Any]]]:
     """Columns and rows of one split of a data set's repository that lies in `folder`; labels come by name."""
-    import datasets
+    import datasets  # type: ignore[import-untyped]
 
     datasets.disable_progress_bars()
     loaded = datasets.load_dataset(str(folder))

@@ -180,7 +180,7 @@ def _object(record: Any, place: str) -> Record:
 
 
 def _read_parquet(path: Path, name: str) -> Iterator[Record]:
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
     try:

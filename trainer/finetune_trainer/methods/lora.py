@@ -52,7 +52,8 @@ class LowRank:
             if not any(_ends_with(name, wanted) for name in linear):
                 endings = {name.rpartition(".")[2] for name in linear}
                 message = f"spec.method.lora.targetModules: the model has no linear layer {wanted!r}"
-                raise ConfigError("ModuleNotFound", message, nearest(wanted, {ALL_LINEAR, *endings}, "layers there are"))
+                hint = nearest(wanted, {ALL_LINEAR, *endings}, "layers there are")
+                raise ConfigError("ModuleNotFound", message, hint)
         return [name for name in linear if any(_ends_with(name, wanted) for wanted in self.lora.target_modules)]
 
     def save(self, module: nn.Module, folder: Path, merge_adapter: bool) -> None:

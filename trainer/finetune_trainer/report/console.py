@@ -12,15 +12,15 @@ INTERVAL = 1.0
 
 
 class Console:
-    """A line when there is a new loss, and not more often than people read."""
+    """A line when there is a new loss, and not more often than people read; the last loss always."""
 
     def __init__(self) -> None:
         self._shown = Snapshot()
 
     def update(self, snapshot: Snapshot) -> None:
-        last = snapshot.step == snapshot.total_steps
-        news = snapshot.loss is not None and snapshot.loss != self._shown.loss
-        if news and (last or snapshot.time - self._shown.time >= INTERVAL):
+        if snapshot.loss_step in (None, self._shown.loss_step):
+            return
+        if snapshot.loss_step == snapshot.total_steps or snapshot.time - self._shown.time >= INTERVAL:
             log.info(line(snapshot))
             self._shown = snapshot
 

@@ -27,6 +27,7 @@ class Snapshot:
     total_steps: int | None = None
     epoch: float = 0.0
     loss: float | None = None
+    loss_step: int | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     samples: int = 0

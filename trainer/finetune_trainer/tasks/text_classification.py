@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class TextClassification:
     """Encoders with a classification head; the loss is cross-entropy, counted in rows."""
 
-    roles: ClassVar = Roles(required=("text", "label"), optional=("textPair",))
-    inputs: ClassVar = ("text", "textPair")
-    target: ClassVar = "label"
-    model_types: ClassVar = frozenset({"bert", "distilbert", "roberta"})
+    roles: ClassVar[Roles] = Roles(required=("text", "label"), optional=("textPair",))
+    inputs: ClassVar[tuple[str, ...]] = ("text", "textPair")
+    target: ClassVar[str] = "label"
+    model_types: ClassVar[frozenset[str]] = frozenset({"bert", "distilbert", "roberta"})
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class TextClassification:
 
     def judge(self, rows: Sequence[Row], predictions: Any, baseline: Sequence[Row] | None) -> Report:
         import numpy
-        from sklearn import metrics
+        from sklearn import metrics  # type: ignore[import-untyped]
 
         truth = numpy.array([self._number[row.values[self.target]] for row in rows])
         guess = predictions.argmax(-1)
