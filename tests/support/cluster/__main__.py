@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--internet", action="store_true", help="let pods reach what this machine reaches")
     add("down", _down, "stop the cluster and leave the machine as it was")
     add("status", _status, "say which programs run")
-    add("images", _images, "build both images and push them where the node finds them")
+    add("images", _images, "build both images and put them on the node, which keeps them")
     add("load", _load, "push an image of buildah's storage to the node's registry").add_argument("image")
     return parser
 
@@ -78,7 +78,8 @@ def _status(_: argparse.Namespace, cluster: Cluster) -> int:
 
 
 def _images(_: argparse.Namespace, cluster: Cluster) -> int:
-    loaded = cluster.images()
+    with cluster.started():
+        loaded = cluster.images()
     print(f"{loaded.operator}\n{loaded.trainer}")
     return 0
 

@@ -77,8 +77,8 @@ class Access(ABC):
         """Makes a claim that pods of the namespace can mount."""
 
     @abstractmethod
-    def remove_claim(self, claim: Claim) -> None:
-        """Removes what the deletion of its namespace leaves of a claim."""
+    def remove_claims(self, namespace: str) -> None:
+        """Removes what the deletion of a namespace leaves of its claims."""
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Runs kubectl and returns what it printed; raises CommandFailed with its error."""

@@ -1,20 +1,22 @@
 """The cluster as a whole: starting it, stopping it, and what only a cluster of our own can do."""
 
 import fcntl
+import hashlib
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from support.cluster import audit, certificates, controlplane, dns, images, network, node, preflight, registry
-from support.cluster.access import Access, Claim, Images
+from support.cluster.access import Access, Images
 from support.cluster.build import Programs, build, programs
 from support.cluster.layout import ETCD_PEER_PORT, ETCD_PORT, NODE_ADDRESS, NODE_NAME, Layout, default_cache
 from support.cluster.packages import install_packages
 from support.cluster.process import CommandFailed, ComponentFailed, Daemon
-from support.cluster.volumes import STORAGE_CLASS, LocalClaim
+from support.cluster.volumes import NAMESPACE_LABEL, STORAGE_CLASS, LocalClaim
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,17 @@ class Cluster(Access):
         with self._lock():
             self._clear()
 
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Runs for as long as the block takes, and afterwards only where it ran before."""
+        ran_before = self.running()
+        self.start()
+        try:
+            yield
+        finally:
+            if not ran_before:
+                self.stop()
+
     def running(self) -> bool:
         """Whether every program runs and the node is ready."""
         return all(daemon.pid for daemon in self.daemons) and self._node_ready()
@@ -69,22 +82,26 @@ class Cluster(Access):
         return programs(self.layout)[name]
 
     def images(self) -> Images:
-        """The images, built where their inputs have changed, and put on the node."""
-        return images.load(self.layout)
+        """The images of the present sources; builds them, and puts them on the node, where that is not done."""
+        return self._images
+
+    @cached_property
+    def _images(self) -> Images:
+        return images.load(self.layout, self._pull)
 
     def audit_events(self) -> Sequence[audit.AuditEvent]:
         return audit.read(self.layout.audit_log)
 
     def create_claim(self, namespace: str, name: str) -> LocalClaim:
         claim = LocalClaim(namespace, name, self.layout.volumes / namespace / name)
-        claim.create_directory()
+        claim.directory.mkdir(parents=True)
         self.apply(*claim.manifests())
         return claim
 
-    def remove_claim(self, claim: Claim) -> None:
-        if isinstance(claim, LocalClaim):
-            self.kubectl("delete", "persistentvolume", claim.volume_name, "--ignore-not-found", "--wait=false")
-            claim.remove_directory()
+    def remove_claims(self, namespace: str) -> None:
+        selector = f"--selector={NAMESPACE_LABEL}={namespace}"
+        self.kubectl("delete", "persistentvolumes", selector, "--wait=false")
+        shutil.rmtree(self.layout.volumes / namespace, ignore_errors=True)
 
     def _start(self, built: Programs, internet: bool) -> None:
         layout = self.layout
@@ -121,6 +138,15 @@ class Cluster(Access):
 
     def _default_account_exists(self) -> bool:
         return self.get("serviceaccount", "default", "default") is not None
+
+    def _pull(self, reference: str) -> None:
+        """Has the node pull an image, as it would for any pod: by a pod."""
+        name = f"pull-{hashlib.sha256(reference.encode()).hexdigest()[:8]}"
+        self.kubectl("run", name, f"--image={reference}", "--restart=Never", "--command", "--", "true")
+        try:
+            self.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=10m")
+        finally:
+            self.kubectl("delete", "pod", name, "--wait=false")
 
     def _clear(self) -> None:
         """Ends what runs of the cluster, whole or half up, and removes its files with the logs and volumes."""

@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ BASE_SUITE = "bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 CERTIFICATES_INSIDE = "/run/ca.pem"
 BUILD_FILES = ("Dockerfile", ".dockerignore", "pyproject.toml", "requirements.lock")
+STORAGE_LIMIT = 20 * 10**9
+REGISTRY_LIMIT = 10 * 10**9
 SOURCES = ("api", "cli", "examples", "operator", "trainer")
 
 
@@ -53,18 +55,44 @@ def _inputs(repository: Path) -> Iterator[Path]:
         yield from sorted(path for path in files if "__pycache__" not in path.parts)
 
 
-def load(layout: Layout) -> Images:
-    """Both images, built and pushed where their inputs have changed; returns how the node pulls them."""
-    operator, trainer = (ensure_pushed(layout, target) for target in (OPERATOR, TRAINER))
+def load(layout: Layout, pull: Callable[[str], None]) -> Images:
+    """Both images, built and pushed where their inputs have changed and pulled where the node lacks them."""
+    operator, trainer = (_ensure_pushed(layout, target) for target in (OPERATOR, TRAINER))
+    present = node.images(layout)
+    for reference in {operator, trainer} - set(present):
+        pull(reference)
+    for stale in _stale(present, (operator, trainer)):
+        node.remove_image(layout, stale)
     return Images(operator, trainer)
 
 
-def ensure_pushed(layout: Layout, target: Target) -> str:
+def _stale(present: Iterable[str], current: Collection[str]) -> list[str]:
+    """Those images on the node that are earlier builds of the current ones."""
+    repositories = tuple(reference.rpartition(":")[0] + ":" for reference in current)
+    return [reference for reference in present if reference.startswith(repositories) and reference not in current]
+
+
+def _ensure_pushed(layout: Layout, target: Target) -> str:
     """Puts the image of the present sources into the registry, and returns its reference."""
     tag = source_key(target)
+    repository_and_tag = f"{target.repository}:{tag}"
     if not registry.holds(target.repository, tag):
-        push(layout, build(layout, target, tag), f"{target.repository}:{tag}")
-    return f"{REGISTRY}/{target.repository}:{tag}"
+        _bound_caches(layout)
+        push(layout, build(layout, target, tag), repository_and_tag)
+    return f"{REGISTRY}/{repository_and_tag}"
+
+
+def _bound_caches(layout: Layout) -> None:
+    """Starts again with nothing where what earlier builds left has grown too large."""
+    if _size(layout.containers) > STORAGE_LIMIT:
+        _buildah(layout, "rmi", "--all", "--force")
+    if _size(layout.registry) > REGISTRY_LIMIT:
+        registry.empty(layout)
+
+
+def _size(directory: Path) -> int:
+    done = run(["du", "--summarize", "--block-size=1", directory]) if directory.exists() else "0"
+    return int(done.split()[0])
 
 
 def build(layout: Layout, target: Target, tag: str) -> str:
@@ -89,13 +117,14 @@ def _certificate_arguments() -> tuple[str, ...]:
 def push(layout: Layout, name: str, repository_and_tag: str) -> str:
     """Pushes an image of buildah's storage to the registry and returns the reference to pull it by."""
     reference = f"{REGISTRY}/{repository_and_tag}"
-    _buildah(layout, "push", "--quiet", "--disable-compression", "--tls-verify=false", name, f"docker://{reference}")
+    fast = ["--compression-format=zstd", "--compression-level=1"]
+    _buildah(layout, "push", "--quiet", *fast, "--tls-verify=false", name, f"docker://{reference}")
     return reference
 
 
 def import_pause(layout: Layout, programs: Programs) -> None:
     """Gives the node the image that holds a pod's namespaces; it comes from no registry."""
-    if node.PAUSE_IMAGE in node.ctr(layout, "images", "list", "--quiet").split():
+    if node.PAUSE_IMAGE in node.images(layout):
         return
     with tempfile.TemporaryDirectory() as context:
         shutil.copy(programs["pause"], context)

@@ -50,8 +50,8 @@ class NamedCluster(Access):
         self.apply(_claim(namespace, name, self.storage_class))
         return PodClaim(self, namespace, name)
 
-    def remove_claim(self, claim: Claim) -> None:
-        """A provisioned volume goes with its claim."""
+    def remove_claims(self, namespace: str) -> None:
+        """Nothing to do: a provisioned volume goes with its claim."""
 
 
 def _image(variable: str) -> str:

@@ -82,6 +82,16 @@ def ctr(layout: Layout, *arguments: str) -> str:
     return run([*network.enter(layout), "ctr", "--address", SOCKET, "--namespace", "k8s.io", *arguments])
 
 
+def images(layout: Layout) -> list[str]:
+    """The references of the images that the node has."""
+    return ctr(layout, "images", "list", "--quiet").split()
+
+
+def remove_image(layout: Layout, reference: str) -> None:
+    """Removes an image from the node; containers that run from it keep their files."""
+    ctr(layout, "images", "delete", reference)
+
+
 def _start_containerd(layout: Layout, containerd: Daemon) -> None:
     command = [*network.enter(layout), "containerd", "--config", str(layout.config / "containerd.toml")]
     containerd.start(command)
@@ -108,7 +118,7 @@ def _write_runtime_configuration(layout: Layout) -> None:
     networks = layout.config / "cni"
     for directory in (registry, networks):
         directory.mkdir(parents=True)
-    (registry / "hosts.toml").write_text(f'server = "http://{REGISTRY}"\n')
+    (registry / "hosts.toml").write_text(f'[host."http://{REGISTRY}"]\ncapabilities = ["pull", "resolve"]\n')
     (networks / "10-bridge.conflist").write_text(json.dumps(_pod_network()))
     (layout.config / "containerd.toml").write_text(_containerd_configuration(registry.parent, networks))
 

@@ -26,7 +26,7 @@ def start(layout: Layout, programs: Programs) -> None:
         "http": {"addr": REGISTRY},
     }
     configuration.write_text(yaml.safe_dump(content))
-    daemon(layout).start([programs["registry"], "serve", configuration])
+    daemon(layout).start(["env", "OTEL_TRACES_EXPORTER=none", programs["registry"], "serve", configuration])
     daemon(layout).await_ready(lambda: _answers("v2/"), seconds=10)
 
 

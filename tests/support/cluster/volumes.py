@@ -1,6 +1,5 @@
 """Claims on directories of this machine, so that a test reads a volume's files as they lie there."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ STORAGE_CLASS: Object = {
     "provisioner": "kubernetes.io/no-provisioner",
     "volumeBindingMode": "WaitForFirstConsumer",
 }
+NAMESPACE_LABEL = "finetune.test/namespace"
 CAPACITY = "10Gi"
 
 
@@ -27,34 +27,26 @@ class LocalClaim(Claim):
     name: str
     directory: Path
 
-    @property
-    def volume_name(self) -> str:
-        return f"{self.namespace}-{self.name}"
-
     def files(self) -> Sequence[str]:
         return sorted(str(path.relative_to(self.directory)) for path in self.directory.rglob("*") if path.is_file())
 
     def read(self, path: str) -> bytes:
         return (self.directory / path).read_bytes()
 
-    def create_directory(self) -> None:
-        """Makes the directory that the volume shows."""
-        self.directory.mkdir(parents=True)
-
-    def remove_directory(self) -> None:
-        """Removes the directory with its files."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-
     def manifests(self) -> tuple[Object, Object]:
         """The volume and the claim."""
         return self._volume(), self._claim()
+
+    @property
+    def _volume_name(self) -> str:
+        return f"{self.namespace}-{self.name}"
 
     def _volume(self) -> Object:
         our_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE_NAME]}
         return {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": {"name": self.volume_name},
+            "metadata": {"name": self._volume_name, "labels": {NAMESPACE_LABEL: self.namespace}},
             "spec": {
                 "accessModes": ["ReadWriteOnce"],
                 "storageClassName": STORAGE_CLASS_NAME,
@@ -74,7 +66,7 @@ class LocalClaim(Claim):
             "spec": {
                 "accessModes": ["ReadWriteOnce"],
                 "storageClassName": STORAGE_CLASS_NAME,
-                "volumeName": self.volume_name,
+                "volumeName": self._volume_name,
                 "resources": {"requests": {"storage": CAPACITY}},
             },
         }
