@@ -21,6 +21,9 @@ PROGRAM = textwrap.dedent(
             self.end_headers()
             self.wfile.write(os.environ["JOB_COMPLETION_INDEX"].encode())
 
+        def log_message(self, *_):
+            pass
+
     threading.Thread(target=http.server.HTTPServer(("", 8080), Index).serve_forever, daemon=True).start()
     index = int(os.environ["JOB_COMPLETION_INDEX"])
     for attempt in range(120):
