@@ -30,16 +30,22 @@ def registry(settings: Settings, on_event: OnEvent, trouble: Trouble) -> kopf.Op
     login = kopf.login_with_kubeconfig if settings.kubeconfig else kopf.login_with_service_account
     kopf.on.login(registry=result)(login)
 
-    @kopf.on.probe(registry=result, id="operator")
+    kopf.on.probe(registry=result, id="operator")(probe(trouble))
+    for kind, (group, version, plural) in WATCHES.items():
+        kopf.on.event(group, version, plural, registry=result, id=f"watch-{plural}")(_passing(kind, on_event))
+    return result
+
+
+def probe(trouble: Trouble) -> Callable[..., Awaitable[str]]:
+    """Answers the liveness probe. Any other exception than PermanentError would make kopf keep the probe waiting."""
+
     async def healthy(**_: Any) -> str:
         reason = trouble()
         if reason is not None:
             raise kopf.PermanentError(reason)
         return "ok"
 
-    for kind, (group, version, plural) in WATCHES.items():
-        kopf.on.event(group, version, plural, registry=result, id=f"watch-{plural}")(_passing(kind, on_event))
-    return result
+    return healthy
 
 
 def _passing(kind: Kind, on_event: OnEvent) -> Callable[..., Awaitable[None]]:

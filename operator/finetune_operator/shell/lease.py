@@ -39,7 +39,7 @@ class Lease:
     async def acquire(self) -> None:
         """Wait until the lease is ours."""
         waiting = False
-        while not await self._try():
+        while not await self.attempt():
             if not waiting:
                 log.info("waiting for the lease of %s", self._seen[0])
                 waiting = True
@@ -49,7 +49,7 @@ class Lease:
         """Renew for ever. Raises LeadershipLost when that failed for as long as the lease lasts."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            if not await self._try() and self.clock() - self._renewed_at > DURATION_SECONDS - RENEW_SECONDS:
+            if not await self.attempt() and self.clock() - self._renewed_at > DURATION_SECONDS - RENEW_SECONDS:
                 raise LeadershipLost(f"the lease {self.namespace}/{LEASE_NAME} could not be renewed")
 
     async def release(self) -> None:
@@ -61,7 +61,8 @@ class Lease:
         except ClusterError as error:
             log.warning("the lease could not be released: %s", error)
 
-    async def _try(self) -> bool:
+    async def attempt(self) -> bool:
+        """Take or renew the lease once; whether it is ours now."""
         try:
             taken = await self._take()
         except Conflict:

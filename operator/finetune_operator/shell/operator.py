@@ -56,8 +56,8 @@ class Operator:
     async def run(self) -> None:
         """Work until the process is told to stop. Raises when a part fails: a fresh start is cheap and clean."""
         certificates = await tls.ensure(self.cluster, self.settings, datetime.now(UTC))
-        reconciler = self._reconciler(certificates)
-        await self._resync(lag=0.0)
+        reconciler = self.reconciler(certificates)
+        await self.resync(lag=0.0)
         async with self._progress_server(reconciler, certificates) as context, asyncio.TaskGroup() as group:
             parts = [self._work(reconciler) for _ in range(self.settings.workers)]
             parts += [self._resync_for_ever(), self._renew_for_ever(context, reconciler)]
@@ -66,7 +66,7 @@ class Operator:
             for task in tasks:
                 task.cancel()
 
-    def _reconciler(self, certificates: Certificates) -> Reconciler:
+    def reconciler(self, certificates: Certificates) -> Reconciler:
         endpoint = Endpoint(self.settings.progress_url, certificates.ca.decode())
         return Reconciler(self.cluster, self.store, self.metrics, endpoint, self.settings.namespace, utc_now)
 
@@ -99,10 +99,10 @@ class Operator:
         while True:
             key = await self.queue.get()
             started = time.perf_counter()
-            result = await self._work_on(reconciler, key)
+            result = await self.work_on(reconciler, key)
             self.metrics.reconcile_seconds.labels(result).observe(time.perf_counter() - started)
 
-    async def _work_on(self, reconciler: Reconciler, key: Key) -> str:
+    async def work_on(self, reconciler: Reconciler, key: Key) -> str:
         """One pass over a job; returns its result for the metrics."""
         try:
             await self.queue.done(key, await reconciler.reconcile(key))
@@ -129,11 +129,11 @@ class Operator:
         while True:
             await asyncio.sleep(RESYNC_SECONDS * (0.8 + 0.4 * random.random()))
             try:
-                await self._resync(WATCH_LAG_SECONDS)
+                await self.resync(WATCH_LAG_SECONDS)
             except errors.ClusterError as error:
                 log.warning("the periodic re-list failed: %s", error)
 
-    async def _resync(self, lag: float) -> None:
+    async def resync(self, lag: float) -> None:
         """List everything, count and repair what the watches have not told after `lag` seconds, look at every job."""
         for kind in WATCHED:
             selector = MANAGED if kind in (BATCH_JOB, POD) else ""

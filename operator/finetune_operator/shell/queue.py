@@ -35,6 +35,10 @@ class WorkQueue(Generic[K]):
         now = self._clock()
         return sum(due <= now for due in self._due.values())
 
+    def __contains__(self, key: K) -> bool:
+        """Whether the key will be worked on, now or later."""
+        return key in self._due
+
     def oldest_age(self) -> float:
         """Seconds for which the most urgent key has been waiting."""
         return max(0.0, self._clock() - min(self._due.values(), default=self._clock()))

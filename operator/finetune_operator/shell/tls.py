@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -154,7 +155,9 @@ def _read(secret: Manifest) -> Certificates | None:
         found = Certificates.from_data(secret.get("data") or {})
         x509.load_pem_x509_certificate(found.ca)
         x509.load_pem_x509_certificate(found.server)
-    except (KeyError, ValueError):
+        serialization.load_pem_private_key(found.ca_key, None)
+        serialization.load_pem_private_key(found.server_key, None)
+    except (KeyError, ValueError, UnsupportedAlgorithm):
         return None
     return found
 
