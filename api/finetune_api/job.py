@@ -201,7 +201,9 @@ class Training(Document):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target given to all labels.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Replaces the model's own dropout.")
     max_length: int | None = Field(None, ge=2, le=1_000_000, description="Tokens; longer texts are cut and counted.")
-    precision: Precision = Field(Precision.AUTO, description="auto is bf16 on a GPU that computes in it, fp32 on a CPU.")
+    precision: Precision = Field(
+        Precision.AUTO, description="auto is bf16 on a GPU that computes in it, fp32 on a CPU."
+    )
     seed: int = Field(42, ge=0, le=2**31 - 1, description="Seeds split, order, new weights and dropout.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
