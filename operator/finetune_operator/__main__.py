@@ -19,7 +19,7 @@ from finetune_operator.shell.settings import Settings
 
 
 async def serve(settings: Settings) -> None:
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     async with await cluster.connect(settings.kubeconfig) as client:
