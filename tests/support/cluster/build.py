@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.cluster.layout import Layout
-from support.cluster.process import CommandFailed
+from support.cluster.process import CommandFailed, say
 
 GO_MODULES = Path(__file__).parent / "go"
 KUBERNETES_VERSION = "v1.34.4"
@@ -80,7 +80,7 @@ def build(layout: Layout) -> Programs:
     found = programs(layout)
     for family, directory in zip(FAMILIES, found.directories, strict=True):
         if not directory.exists():
-            print(f"building {', '.join(family.programs)}", flush=True)
+            say(f"building {', '.join(family.programs)}")
             _build_family(family, directory)
     return found
 

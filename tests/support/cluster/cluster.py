@@ -31,7 +31,7 @@ class Cluster(Access):
         With `internet` pods reach what this machine reaches; without it, only the cluster and the machine.
         """
         preflight.require(self.layout)
-        with self._lock():
+        with self._lock("start-stop"):
             if self.running():
                 return
             self._clear()
@@ -45,7 +45,7 @@ class Cluster(Access):
 
     def stop(self) -> None:
         """Takes the cluster down and leaves the machine as it was; the caches stay."""
-        with self._lock():
+        with self._lock("start-stop"):
             self._clear()
 
     @contextmanager
@@ -87,7 +87,8 @@ class Cluster(Access):
 
     @cached_property
     def _images(self) -> Images:
-        return images.load(self.layout, self._pull)
+        with self._lock("images"):
+            return images.load(self.layout, self._pull)
 
     def audit_events(self) -> Sequence[audit.AuditEvent]:
         return audit.read(self.layout.audit_log)
@@ -160,10 +161,10 @@ class Cluster(Access):
         network.remove(self.layout)
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One process at a time starts or stops the cluster."""
+    def _lock(self, name: str) -> Iterator[None]:
+        """One process at a time does what the lock is named after."""
         self.layout.cache.mkdir(parents=True, exist_ok=True)
-        with (self.layout.cache / "lock").open("w") as lock:
+        with (self.layout.cache / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

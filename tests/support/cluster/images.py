@@ -12,7 +12,7 @@ from support.cluster import node, registry
 from support.cluster.access import Images
 from support.cluster.build import Programs
 from support.cluster.layout import REGISTRY, REPOSITORY, Layout
-from support.cluster.process import run, succeeds
+from support.cluster.process import run, say, succeeds
 
 BASE_IMAGE = "docker.io/library/debian:bookworm-slim"
 BASE_SUITE = "bookworm"
@@ -97,14 +97,24 @@ def _size(directory: Path) -> int:
 
 def build(layout: Layout, target: Target, tag: str) -> str:
     """Builds a target of the Dockerfile and returns the image's name in buildah's storage."""
-    print(f"building the {target.name} image", flush=True)
+    say(f"building the {target.name} image")
     _make_base(layout)
     name = f"localhost/{target.repository}:{tag}"
     arguments = [f"--build-arg={argument}" for argument in (*_certificate_arguments(), *target.arguments)]
     volume = [f"--volume={CERTIFICATES}:{CERTIFICATES_INSIDE}:ro"] if CERTIFICATES.exists() else []
     options = ["--isolation=chroot", "--layers", "--pull-never", f"--target={target.name}", f"--tag={name}"]
     _buildah(layout, "bud", *options, *volume, *arguments, str(REPOSITORY))
+    _remove_earlier(layout, name)
     return name
+
+
+def _remove_earlier(layout: Layout, name: str) -> None:
+    """Removes earlier builds from buildah's storage, with those of their layers that this one does not share."""
+    repository = name.rpartition(":")[0]
+    filtered = ["--filter", f"reference={repository}", "--format", "{{.Name}}:{{.Tag}}"]
+    for earlier in _buildah(layout, "images", *filtered).split():
+        if earlier != name:
+            _buildah(layout, "rmi", earlier)
 
 
 def _certificate_arguments() -> tuple[str, ...]:
@@ -139,7 +149,7 @@ def _make_base(layout: Layout) -> None:
     """Makes the image that the Dockerfile starts from out of Debian's packages, where no registry can be reached."""
     if succeeds([*_storage(layout), "inspect", "--type=image", BASE_IMAGE]):
         return
-    print(f"making {BASE_IMAGE}", flush=True)
+    say(f"making {BASE_IMAGE}")
     with tempfile.TemporaryDirectory(dir=layout.cache) as root:
         run(["debootstrap", "--variant=minbase", BASE_SUITE, root])
         shutil.rmtree(Path(root, "var/cache/apt"))

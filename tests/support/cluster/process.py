@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ def run(argv: Sequence[str | Path], *, stdin: str | None = None, env: dict[str, 
         command = " ".join(str(a) for a in argv)
         raise CommandFailed(f"{command} exited {done.returncode}:\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout
+
+
+def say(text: str) -> None:
+    """Tells the person who waits what takes so long."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def succeeds(argv: Sequence[str | Path]) -> bool:
