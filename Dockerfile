@@ -70,8 +70,8 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     && /opt/tools/bin/uv venv /opt/venv \
     && /opt/tools/bin/uv pip install --python /opt/venv --require-hashes \
         --constraints /opt/dependencies/requirements.lock --requirements /opt/dependencies/pyproject.toml \
-    && rm -r /opt/venv/lib/python3.11/site-packages/kubernetes/client/api \
-        /opt/venv/lib/python3.11/site-packages/kubernetes/client/models \
+    && find /opt/venv/lib/python3.11/site-packages/kubernetes/client/api \
+        /opt/venv/lib/python3.11/site-packages/kubernetes/client/models -name '*.py' ! -name __init__.py -delete \
     && python -m compileall -q --invalidation-mode unchecked-hash -x '/kubernetes/aio/client/(api|models)/' /opt/venv
 COPY --from=code /code/operator /opt/venv/lib/python3.11/site-packages/
 USER 65532:65532
