@@ -34,6 +34,7 @@ COLUMNS = (
     ("Age", "date", ".metadata.creationTimestamp"),
 )
 MAX_UNBOUNDED_STRING = 4096
+MAX_ENUM_VALUE = 64
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
@@ -80,8 +81,17 @@ def _property(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     if "default" not in schema:
         return converted
     if "enum" in converted:
-        converted["enum"] = [*converted["enum"], None]
+        converted = _enum_that_may_be_null(converted)
     return converted | {"nullable": True}
+
+
+def _enum_that_may_be_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The API server holds null against an `enum`, even one that lists it; a CEL rule is not asked about null."""
+    values = schema.pop("enum")
+    words = ", ".join(values)
+    schema["description"] = f"{schema.get('description', '')} One of {words}.".strip()
+    rule = {"rule": f"self in {values}", "message": f"use one of {words}"}
+    return schema | {"maxLength": MAX_ENUM_VALUE, "x-kubernetes-validations": [rule]}
 
 
 def _exclusive_bounds(schema: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,17 @@ def test_every_optional_field_is_nullable(spec_nodes: list[tuple[str, dict[str, 
     assert wrong == []
 
 
+def test_no_optional_field_has_an_enum(spec_nodes: list[tuple[str, dict[str, Any]]]) -> None:
+    """The API server refuses null for an enum, even one that lists null."""
+    assert [path for path, node in spec_nodes if node.get("nullable") and "enum" in node] == []
+
+
 def test_no_enum_value_is_a_yaml_boolean_or_null(spec_nodes: list[tuple[str, dict[str, Any]]]) -> None:
     """Conditions say "True", but no person writes those."""
     written = [node for path, node in spec_nodes if path.startswith("spec")]
-    values = {str(value).lower() for node in written for value in node.get("enum", []) if value is not None}
+    values = {str(value).lower() for node in written for value in node.get("enum", [])}
+    rules = [rule["rule"] for node in written for rule in node.get("x-kubernetes-validations", [])]
+    values |= {value for rule in rules if rule.startswith("self in [") for value in re.findall(r"'([^']*)'", rule)}
     assert values & YAML_1_1_WORDS == set()
 
 
