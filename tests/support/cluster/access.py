@@ -104,7 +104,11 @@ class Access(ABC):
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(manifests))
 
     def install_operator(self) -> None:
-        """Installs or upgrades the chart with the two images, and waits until the operator is ready."""
+        """Installs or upgrades the chart with the two images, and waits until the operator is ready.
+
+        The CRDs go first: helm installs them once and leaves them alone afterwards.
+        """
+        self.kubectl("apply", f"--filename={CHART / 'crds'}")
         images = self.images()
         operator, operator_tag = split_reference(images.operator)
         trainer, trainer_tag = split_reference(images.trainer)
@@ -116,4 +120,10 @@ class Access(ABC):
         }
         settings = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
         where = [f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace"]
+        self._renew_definitions()
         self.helm("upgrade", "--install", RELEASE, str(CHART), *where, *settings, "--wait", "--timeout=2m")
+
+    def _renew_definitions(self) -> None:
+        """helm installs the chart's CRDs once and never upgrades them."""
+        if self.get("customresourcedefinition", "finetunejobs.finetune.dev"):
+            self.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CHART / 'crds'}")
