@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import pytest
 
 from support.cluster import Access, Cluster, NamedCluster
-from support.cluster.waiting import describe
 
 # Every pod of the tests must pass the strictest of Kubernetes' own pod security standards.
 POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -54,7 +53,7 @@ def namespace(cluster: Access, request: pytest.FixtureRequest) -> Iterator[str]:
         yield name
         report = request.node.stash.get(CALL_REPORT, None)
         if report is not None and report.failed:
-            report.sections.append((f"namespace {name}", describe(cluster, name)))
+            report.sections.append((f"namespace {name}", cluster.describe(name)))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from support.cluster.cluster import Cluster
 from support.cluster.packages import install_packages
 from support.cluster.process import CommandFailed, ComponentFailed
 
+SPARE_VOLUMES = 3
+
 
 def main() -> int:
     """Carries out the command line; returns the exit status."""
@@ -60,6 +62,7 @@ def _up(options: argparse.Namespace, cluster: Cluster) -> int:
     cluster.start(internet=options.internet)
     if options.with_operator:
         cluster.install_operator()
+        cluster.offer_volumes(SPARE_VOLUMES)
     print(_usage(cluster, options.with_operator))
     return 0
 
@@ -101,8 +104,9 @@ def _usage(cluster: Cluster, with_operator: bool) -> str:
         lines += [
             "  kubectl apply -f examples/quickstart/volume.yaml -f examples/quickstart/job.yaml",
             "  kubectl get ftj --watch",
+            f"What a job writes to its volume lies below {cluster.layout.volumes}.",
         ]
-    return "\n".join([*lines, "To stop it, and remove what its volumes hold:", "  make cluster-down"])
+    return "\n".join([*lines, "To stop it and remove what its volumes hold:", "  make cluster-down"])
 
 
 if __name__ == "__main__":

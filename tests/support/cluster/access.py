@@ -12,7 +12,7 @@ import yaml
 
 from support.cluster.audit import AuditEvent
 from support.cluster.layout import REPOSITORY
-from support.cluster.process import run
+from support.cluster.process import CommandFailed, ComponentFailed, run
 
 Object = dict[str, Any]
 
@@ -104,11 +104,7 @@ class Access(ABC):
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(manifests))
 
     def install_operator(self) -> None:
-        """Installs or upgrades the chart with the two images, and waits until the operator is ready.
-
-        The CRDs go first: helm installs them once and leaves them alone afterwards.
-        """
-        self.kubectl("apply", f"--filename={CHART / 'crds'}")
+        """Installs or upgrades the chart with the two images, and waits until the operator is ready."""
         images = self.images()
         operator, operator_tag = split_reference(images.operator)
         trainer, trainer_tag = split_reference(images.trainer)
@@ -121,7 +117,28 @@ class Access(ABC):
         settings = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
         where = [f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace"]
         self._renew_definitions()
-        self.helm("upgrade", "--install", RELEASE, str(CHART), *where, *settings, "--wait", "--timeout=2m")
+        try:
+            self.helm("upgrade", "--install", RELEASE, str(CHART), *where, *settings, "--wait", "--timeout=2m")
+        except CommandFailed as error:
+            raise ComponentFailed(f"{error}\n{self.describe(OPERATOR_NAMESPACE)}") from error
+
+    def describe(self, namespace: str) -> str:
+        """Objects, events and the end of every pod's log, for a person who asks what went wrong."""
+        where = f"--namespace={namespace}"
+        pods = [pod["metadata"]["name"] for pod in self.list("pods", namespace)]
+        questions = [
+            ("get", "all", where, "--output=wide"),
+            ("get", "finetunejobs", where, "--output=yaml", "--ignore-not-found"),
+            ("get", "events", where, "--sort-by=.lastTimestamp"),
+            *(("logs", where, pod, "--tail=40", "--all-containers") for pod in pods),
+        ]
+        return "\n".join(f"$ kubectl {' '.join(question)}\n{self._answer(question)}" for question in questions)
+
+    def _answer(self, question: tuple[str, ...]) -> str:
+        try:
+            return self.kubectl(*question)
+        except CommandFailed as error:
+            return str(error)
 
     def _renew_definitions(self) -> None:
         """helm installs the chart's CRDs once and never upgrades them."""

@@ -16,7 +16,7 @@ from support.cluster.build import Programs, build, programs
 from support.cluster.layout import ETCD_PEER_PORT, ETCD_PORT, NODE_ADDRESS, NODE_NAME, Layout, default_cache
 from support.cluster.packages import install_packages
 from support.cluster.process import CommandFailed, ComponentFailed, Daemon
-from support.cluster.volumes import NAMESPACE_LABEL, STORAGE_CLASS, LocalClaim
+from support.cluster.volumes import NAMESPACE_LABEL, STORAGE_CLASS, LocalClaim, local_volume
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,14 @@ class Cluster(Access):
         claim.directory.mkdir(parents=True)
         self.apply(*claim.manifests())
         return claim
+
+    def offer_volumes(self, count: int) -> None:
+        """Makes volumes that claims without a storage class of their own are bound to, as a provisioner would."""
+        for number in range(count):
+            name = f"spare-{number}"
+            directory = self.layout.volumes / name
+            directory.mkdir(parents=True, exist_ok=True)
+            self.apply(local_volume(name, directory, {}))
 
     def remove_claims(self, namespace: str) -> None:
         selector = f"--selector={NAMESPACE_LABEL}={namespace}"

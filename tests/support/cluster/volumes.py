@@ -11,7 +11,10 @@ STORAGE_CLASS_NAME = "finetune-local"
 STORAGE_CLASS: Object = {
     "apiVersion": "storage.k8s.io/v1",
     "kind": "StorageClass",
-    "metadata": {"name": STORAGE_CLASS_NAME},
+    "metadata": {
+        "name": STORAGE_CLASS_NAME,
+        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+    },
     "provisioner": "kubernetes.io/no-provisioner",
     "volumeBindingMode": "WaitForFirstConsumer",
 }
@@ -34,39 +37,38 @@ class LocalClaim(Claim):
         return (self.directory / path).read_bytes()
 
     def manifests(self) -> tuple[Object, Object]:
-        """The volume and the claim."""
-        return self._volume(), self._claim()
+        """A volume that no other claim may bind, and the claim."""
+        volume = local_volume(f"{self.namespace}-{self.name}", self.directory, {NAMESPACE_LABEL: self.namespace})
+        volume["spec"]["claimRef"] = {"namespace": self.namespace, "name": self.name}
+        return volume, self._claim(volume["metadata"]["name"])
 
-    @property
-    def _volume_name(self) -> str:
-        return f"{self.namespace}-{self.name}"
-
-    def _volume(self) -> Object:
-        our_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE_NAME]}
-        return {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": self._volume_name, "labels": {NAMESPACE_LABEL: self.namespace}},
-            "spec": {
-                "accessModes": ["ReadWriteOnce"],
-                "storageClassName": STORAGE_CLASS_NAME,
-                "capacity": {"storage": CAPACITY},
-                "persistentVolumeReclaimPolicy": "Retain",
-                "claimRef": {"namespace": self.namespace, "name": self.name},
-                "local": {"path": str(self.directory)},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [our_node]}]}},
-            },
-        }
-
-    def _claim(self) -> Object:
+    def _claim(self, volume_name: str) -> Object:
         return {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
             "metadata": {"namespace": self.namespace, "name": self.name},
             "spec": {
-                "accessModes": ["ReadWriteOnce"],
+                "accessModes": ["ReadWriteMany"],
                 "storageClassName": STORAGE_CLASS_NAME,
-                "volumeName": self._volume_name,
+                "volumeName": volume_name,
                 "resources": {"requests": {"storage": CAPACITY}},
             },
         }
+
+
+def local_volume(name: str, directory: Path, labels: dict[str, str]) -> Object:
+    """A volume that shows a directory of this machine."""
+    our_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE_NAME]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
+            "storageClassName": STORAGE_CLASS_NAME,
+            "capacity": {"storage": CAPACITY},
+            "persistentVolumeReclaimPolicy": "Retain",
+            "local": {"path": str(directory)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [our_node]}]}},
+        },
+    }

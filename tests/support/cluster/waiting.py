@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from support.cluster.access import Access
-from support.cluster.process import CommandFailed
 
 Found = TypeVar("Found")
 
@@ -21,31 +20,6 @@ def wait_for(
     deadline = time.monotonic() + seconds
     while not (found := predicate()):
         if time.monotonic() > deadline:
-            raise TimedOut(f"{what} did not come within {seconds:g} s.\n{describe(cluster, namespace)}")
+            raise TimedOut(f"{what} did not come within {seconds:g} s.\n{cluster.describe(namespace)}")
         time.sleep(0.25)
     return found
-
-
-def describe(cluster: Access, namespace: str) -> str:
-    """Objects, events and the end of every pod's log."""
-    where = f"--namespace={namespace}"
-    questions = [
-        ("get", "all,finetunejobs", where, "--output=wide"),
-        ("get", "events", where, "--sort-by=.lastTimestamp"),
-        *(
-            ("logs", where, pod["metadata"]["name"], "--tail=40", "--all-containers")
-            for pod in _pods(cluster, namespace)
-        ),
-    ]
-    return "\n".join(f"$ kubectl {' '.join(question)}\n{_answer(cluster, question)}" for question in questions)
-
-
-def _pods(cluster: Access, namespace: str) -> "list[dict[str, dict[str, str]]]":
-    return cluster.list("pods", namespace)
-
-
-def _answer(cluster: Access, question: tuple[str, ...]) -> str:
-    try:
-        return cluster.kubectl(*question)
-    except CommandFailed as error:
-        return str(error)
