@@ -58,6 +58,7 @@ class Operator:
         certificates = await tls.ensure(self.cluster, self.settings, datetime.now(UTC))
         reconciler = self.reconciler(certificates)
         await self.resync(lag=0.0)
+        log.info("serving %s, %d jobs known", self.settings.served_namespaces or "all namespaces", self._known_jobs())
         async with self._progress_server(reconciler, certificates) as context, asyncio.TaskGroup() as group:
             parts = [self._work(reconciler) for _ in range(self.settings.workers)]
             parts += [self._resync_for_ever(), self._renew_for_ever(context, reconciler)]
@@ -69,6 +70,9 @@ class Operator:
     def reconciler(self, certificates: Certificates) -> Reconciler:
         endpoint = Endpoint(self.settings.progress_url, certificates.ca.decode())
         return Reconciler(self.cluster, self.store, self.metrics, endpoint, self.settings.namespace, utc_now)
+
+    def _known_jobs(self) -> int:
+        return sum(1 for _ in self.store.all(JOB))
 
     async def _watch(self) -> None:
         namespaces = self.settings.served_namespaces
