@@ -118,6 +118,12 @@ RULE = "Container trainer for pod team-a/p failed with exit code 65 matching Fai
             id="rule",
         ),
         pytest.param(
+            a_child_job().failed_by_rule(1, 65, "p").failing(),
+            JobState.FAILED,
+            JobEnd("PodFailurePolicy", RULE, 1, 65, "p"),
+            id="sure to fail",
+        ),
+        pytest.param(
             a_child_job().failed("limit"),
             JobState.FAILED,
             JobEnd("BackoffLimitExceeded", "limit", None, None, None),

@@ -220,6 +220,27 @@ def test_bad_configuration_is_final(world: World) -> None:
     assert world.names(BATCH_JOB) == [FIRST]
 
 
+def test_a_fault_is_told_while_other_pods_are_still_saving(world: World) -> None:
+    running(world)
+    world.has(a_pod(0).failed(78), a_pod(1).being_deleted(), a_child_job().failed_by_rule(6, 78).failing())
+    world.settle()
+    assert world.status().phase is Phase.FAILED
+
+
+def test_the_checkpoint_of_a_pod_that_ended_last_counts(world: World) -> None:
+    running(world)
+    world.has(a_pod(1).failed(75).being_deleted(), a_child_job().failed_by_rule(4, 75).failing())
+    world.settle()
+    assert world.status().phase is Phase.RESTARTING
+    saved = Outcome(outcome=Result.PREEMPTED, checkpoint=Checkpoint(step=70))
+    world.has(a_pod(0).failed(75, outcome=saved), a_child_job().failed_by_rule(4, 75))
+    world.settle()
+    status = world.status()
+    assert status.attempt == 2
+    assert status.checkpoint is not None
+    assert status.checkpoint.step == 70
+
+
 def test_a_runtime_that_comes_late_starts_the_job(world: World) -> None:
     world.user_applies(a_job().with_spec(runtimeRef={"name": "late"}))
     world.settle()

@@ -200,6 +200,10 @@ class AChildJob:
         condition = {"type": "Failed", "status": "True", "message": message, "reason": reason or "BackoffLimitExceeded"}
         return replace(self, conditions=(condition,))
 
+    def failing(self) -> AChildJob:
+        """Sure to fail, while the pods that are left are told to stop."""
+        return replace(self, conditions=tuple({**one, "type": "FailureTarget"} for one in self.conditions))
+
     def failed_by_rule(self, rule: int, code: int, pod: str = "reviews-0a1b2-r1a1-0-abcde") -> AChildJob:
         message = (
             f"Container trainer for pod team-a/{pod} failed with exit code {code} matching FailJob rule at index {rule}"

@@ -43,6 +43,7 @@ class JobState(StrEnum):
     ACTIVE = "active"
     COMPLETE = "complete"
     FAILED = "failed"
+    """It is certain to fail, although other pods may still be saving."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ def read_outcome(message: str | None) -> Outcome | None:
 
 def _child_job(raw: Raw) -> ChildJob:
     labels, status = raw["metadata"].get("labels", {}), raw.get("status", {})
-    failed = next((condition for condition in _conditions(status) if _holds(condition, "Failed")), None)
+    failed = next((one for one in _conditions(status) if _holds(one, "FailureTarget") or _holds(one, "Failed")), None)
     state = JobState.COMPLETE if _is_true(status, "Complete") else JobState.FAILED if failed else JobState.ACTIVE
     return ChildJob(
         name=raw["metadata"]["name"],

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from finetune_api.names import API_VERSION, DEFAULT_RUNTIME, LABEL_JOB, MANAGER, attempt_name
+from finetune_api.names import API_VERSION, DEFAULT_RUNTIME, LABEL_JOB, MANAGER, attempt_name, uid5
 from finetune_api.status import TERMINAL, Status
 from finetune_operator.core import plan as planning
 from finetune_operator.core.decide import Decision, Situation, decide, refused_by_server
@@ -81,6 +81,8 @@ class Reconciler:
         new = status(situation, decision, self._memory(key).report)
         again = await self._write(key, job, new, now)
         self.store.settle(key, situation.index, new.attempt or 0)
+        if new.phase in TERMINAL:
+            self.memories.pop(key, None)
         if new.phase is not job.status.phase and decision.requeue_after is None:
             return 0.0
         return _soonest(again, decision.requeue_after)
@@ -112,7 +114,7 @@ class Reconciler:
 
     async def _children(self, key: Key, job: Job) -> Children:
         """The job's children; those of a deleted job of the same name are left out."""
-        prefix = attempt_name(job.name, job.uid, 0, 0).removesuffix("0a0")
+        prefix = f"{job.name}-{uid5(job.uid)}-"
 
         def own(bodies: tuple[Manifest, ...]) -> tuple[Manifest, ...]:
             return tuple(body for body in bodies if body["metadata"]["name"].startswith(prefix))
