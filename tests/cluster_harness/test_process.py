@@ -73,4 +73,4 @@ def test_run_returns_what_was_printed_and_raises_what_was_said() -> None:
 
 
 def test_succeeds_is_whether_the_exit_status_is_zero() -> None:
-    assert [succeeds(["true"]), succeeds(["false"])] == [True, False]
+    assert [succeeds(["true"]), succeeds(["false"]), succeeds(["no-such-program"])] == [True, False, False]

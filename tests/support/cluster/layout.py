@@ -1,5 +1,6 @@
 """Where the test cluster keeps its files, and the addresses it uses."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,11 @@ class Layout:
     @property
     def volumes(self) -> Path:
         return self.run / "volumes"
+
+    @property
+    def cgroup(self) -> str:
+        """The control group of the node's pods; another for every cache, as a kubelet removes what it does not know."""
+        return f"finetune-test-{hashlib.sha256(str(self.cache).encode()).hexdigest()[:8]}"
 
     @property
     def node(self) -> Path:

@@ -14,7 +14,6 @@ from support.cluster.process import CommandFailed, Daemon, children, run, succee
 VETH = "finetune0n"
 MASQUERADE = ["POSTROUTING", "-s", SUBNET, "!", "-d", SUBNET, "-j", "MASQUERADE"]
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-INTERFACES = Path("/sys/class/net")
 
 
 def holder(layout: Layout) -> Daemon:
@@ -89,7 +88,7 @@ def remove(layout: Layout) -> None:
         _remove_masquerade()
         found_before.unlink()
     for interface in (VETH, BRIDGE):
-        if (INTERFACES / interface).exists():
+        if succeeds(["ip", "link", "show", interface]):
             _ip(f"link delete {interface}")
 
 

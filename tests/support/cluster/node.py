@@ -24,7 +24,6 @@ from support.cluster.layout import (
 from support.cluster.process import Daemon, children, run, succeeds, wait_until
 
 PAUSE_IMAGE = "localhost/pause:1"
-CGROUP_ROOT = "finetune-test"
 CGROUPS = Path("/sys/fs/cgroup")
 SOCKET = "/run/containerd/containerd.sock"
 
@@ -62,7 +61,7 @@ def start_agents(layout: Layout, programs: Programs) -> None:
     _, kubelet, proxy = daemons(layout)
     _remember_kernel_settings(layout)
     for controller in _cgroup_controllers():
-        (controller / CGROUP_ROOT).mkdir(exist_ok=True)
+        (controller / layout.cgroup).mkdir(exist_ok=True)
     kubelet.start([*network.enter(layout), *_kubelet(layout, programs)])
     proxy.start([*network.enter(layout), *_proxy(layout, programs)])
 
@@ -73,7 +72,7 @@ def stop(layout: Layout) -> None:
     for daemon in daemons(layout):
         daemon.stop()
     for controller in _cgroup_controllers():
-        _remove_cgroup(controller / CGROUP_ROOT)
+        _remove_cgroup(controller / layout.cgroup)
     _restore_kernel_settings(layout)
 
 
@@ -155,7 +154,7 @@ def _pod_network() -> dict[str, Any]:
 def _kubelet(layout: Layout, programs: Programs) -> list[str | Path]:
     pki = layout.certificates
     configuration = layout.config / "kubelet.yaml"
-    configuration.write_text(yaml.safe_dump(_kubelet_configuration(pki)))
+    configuration.write_text(yaml.safe_dump(_kubelet_configuration(layout)))
     return [
         programs["kubelet"],
         f"--config={configuration}",
@@ -165,7 +164,8 @@ def _kubelet(layout: Layout, programs: Programs) -> list[str | Path]:
     ]
 
 
-def _kubelet_configuration(pki: Path) -> dict[str, Any]:
+def _kubelet_configuration(layout: Layout) -> dict[str, Any]:
+    pki = layout.certificates
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -180,7 +180,7 @@ def _kubelet_configuration(pki: Path) -> dict[str, Any]:
         "tlsPrivateKeyFile": str(pki / "kubelet-server.key"),
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{CGROUP_ROOT}",
+        "cgroupRoot": f"/{layout.cgroup}",
         "enforceNodeAllocatable": [],
         "failSwapOn": False,
         "clusterDNS": [HOST_ADDRESS],

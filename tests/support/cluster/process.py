@@ -1,6 +1,7 @@
 """Long-running programs: started in the background, known by pid and start time, stopped without a guess."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,9 @@ def say(text: str) -> None:
 
 
 def succeeds(argv: Sequence[str | Path]) -> bool:
-    """Runs a program to its end and says whether it exited with zero."""
+    """Runs a program to its end and says whether it exited with zero; one that is not installed does not."""
+    if not shutil.which(argv[0]):
+        return False
     return subprocess.run([str(a) for a in argv], capture_output=True).returncode == 0
 
 
