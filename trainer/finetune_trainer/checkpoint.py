@@ -91,7 +91,7 @@ class CheckpointStore:
         """
         final = self.folder / f"{PREFIX}{step}"
         temporary = self.folder / f"{TEMPORARY}{final.name}-{os.getpid()}"
-        with _store_errors(self.folder):
+        with _store_errors(self.folder, self.owner):
             if final.exists() and self._flaw(final) is None:
                 return final
             temporary.mkdir()
@@ -160,11 +160,16 @@ def _superseded(by: Owner | None) -> Preempted:
 
 
 @contextmanager
-def _store_errors(folder: Path) -> Iterator[None]:
-    """Turns a store that cannot be read or written into Unavailable."""
+def _store_errors(folder: Path, owner: Owner | None = None) -> Iterator[None]:
+    """Turns a store that cannot be read or written into Unavailable.
+
+    A later attempt tidies up what `owner` was writing; then that is the reason.
+    """
     try:
         yield
     except OSError as error:
+        if owner is not None and (current := _read_fence(folder)) not in (None, owner):
+            raise _superseded(current) from error
         message = f"cannot write checkpoints to {folder}: {error.strerror or error}"
         hint = "see that the volume is there, writable and not full"
         raise Unavailable("StoreUnavailable", message, hint) from error

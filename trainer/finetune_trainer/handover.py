@@ -15,6 +15,7 @@ from finetune_trainer.record import Facts
 
 ENV_SCRATCH = "FINETUNE_SCRATCH"
 ENV_DEVICE = "FINETUNE_DEVICE"
+ENV_SUPERVISOR = "FINETUNE_SUPERVISOR"
 GPU, CPU = "gpu", "cpu"
 FACTS = "facts.json"
 

@@ -18,7 +18,7 @@ from torch import nn
 from finetune_api.job import CheckpointPolicy, EvaluationStrategy
 from finetune_api.run import RunConfig
 from finetune_trainer.checkpoint import CheckpointStore
-from finetune_trainer.data.sampler import Sampler, micro_batches, share
+from finetune_trainer.data.sampler import Sampler, draw_seed, micro_batches, share
 from finetune_trainer.errors import Preempted
 from finetune_trainer.evaluate import Encoded, StopRequested, evaluate, prefixed
 from finetune_trainer.optimizer import scale_gradients, set_learning_rate
@@ -26,7 +26,7 @@ from finetune_trainer.record import Choices
 from finetune_trainer.report.reporter import Reporter
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.schedule import learning_rate_factor
-from finetune_trainer.state import State, Window, rank_state, write_state
+from finetune_trainer.state import State, seed_everything, write_state
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks.base import Batch, TaskKind
 from finetune_trainer.world import World
@@ -55,7 +55,10 @@ class SavePlan:
 
 @dataclass
 class Run:
-    """Everything that the loop works with. `model` is the plain module, `replica` what the gradients are shared by."""
+    """Everything that the loop works with. `model` is the plain module, `replica` what the gradients are shared by.
+
+    `loss` is this process's part of the window's loss, on the device.
+    """
 
     config: RunConfig
     choices: Choices
@@ -73,7 +76,6 @@ class Run:
     reporter: Reporter
     stop: StopFlag
     state: State
-    window: Window
     saves: SavePlan
     log_time: float = field(default_factory=time.monotonic)
     first_step: int = 0
@@ -82,6 +84,7 @@ class Run:
     data_wait: float = 0.0
 
     def __post_init__(self) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
         self.sizes = [self.task.size(example) for example in self.train.examples]
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
@@ -117,29 +120,43 @@ def train(run: Run) -> None:
     save(run)
 
 
-def _next_batches(run: Run) -> list[Batch]:
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of a step's rows, and the seed of its random numbers."""
+
+    batch: Batch
+    seed: int
+
+
+def _next_batches(run: Run) -> list[MicroBatch]:
     """This process's micro-batches of the next step, the longest first; empty if there are too few for it."""
     started = time.monotonic()
     cut = micro_batches(run.sampler.indices(run.state.step), run.sizes, run.choices.micro_batch_rows)
     own = share(cut, run.world.rank, run.world.size)
-    batches = [run.task.collate([run.train.examples[index] for index in rows]) for rows in own]
+    batches = [
+        MicroBatch(
+            run.task.collate([run.train.examples[index] for index in rows]),
+            draw_seed(run.config.training.seed, run.state.step, number),
+        )
+        for number, rows in own
+    ]
     run.data_wait += time.monotonic() - started
     return batches
 
 
-def _agree(run: Run, batches: Sequence[Batch]) -> Agreed:
-    count = sum(batch.count for batch in batches)
-    tokens = sum(batch.tokens for batch in batches)
+def _agree(run: Run, batches: Sequence[MicroBatch]) -> Agreed:
+    count = sum(part.batch.count for part in batches)
+    tokens = sum(part.batch.tokens for part in batches)
     save_due = run.world.is_main and run.saves.is_due(run.state.step, time.monotonic())
     totals = run.world.sum([count, tokens, float(run.stop.requested), float(save_due)])
     return Agreed(totals[0], totals[1], totals[2] > 0, totals[3] > 0)
 
 
-def _optimize(run: Run, batches: Sequence[Batch], count: float) -> torch.Tensor:
+def _optimize(run: Run, batches: Sequence[MicroBatch], count: float) -> torch.Tensor:
     """One optimizer step over all processes; returns the gradient's norm before clipping, on the device."""
-    for batch in batches[:-1]:
+    for part in batches[:-1]:
         with run.accelerator.no_sync(run.replica):
-            _backward(run, batch)
+            _backward(run, part)
     if batches:
         _backward(run, batches[-1])
     else:
@@ -153,18 +170,19 @@ def _optimize(run: Run, batches: Sequence[Batch], count: float) -> torch.Tensor:
     return norm
 
 
-def _backward(run: Run, batch: Batch, weight: float = 1.0) -> None:
-    device = run.world.device
+def _backward(run: Run, part: MicroBatch, weight: float = 1.0) -> None:
+    seed_everything(part.seed)
+    batch, device = part.batch, run.world.device
     inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
     outputs = run.replica(**inputs)
     loss = run.task.loss(outputs, batch.targets.to(device, non_blocking=True)) * weight
     run.accelerator.backward(loss)
-    run.window.loss += loss.detach()
+    run.loss += loss.detach()
 
 
 def _take_part(run: Run) -> None:
     """Backward with weight zero: a process without rows still has to answer when gradients are summed."""
-    _backward(run, run.task.collate(run.train.examples[:1]), weight=0.0)
+    _backward(run, MicroBatch(run.task.collate(run.train.examples[:1]), seed=0), weight=0.0)
 
 
 def learning_rate(run: Run) -> float:
@@ -181,8 +199,8 @@ def _advance(run: Run, agreed: Agreed) -> None:
     state.step += 1
     state.samples += int(agreed.count)
     state.tokens += int(agreed.tokens)
-    run.window.count += agreed.count
-    run.window.tokens += agreed.tokens
+    state.window_count += agreed.count
+    state.window_tokens += agreed.tokens
     run.reporter.update(
         step=state.step,
         epoch=run.sampler.epoch(state.step),
@@ -202,16 +220,21 @@ def _seconds_left(run: Run) -> float:
 
 def _log(run: Run, norm: torch.Tensor) -> None:
     """Read the window's loss back, the mean over all processes, and open a new window."""
-    now = time.monotonic()
-    window, norm_value = run.window, norm.item()
-    loss = run.world.sum([window.loss.item()])[0] / window.count
-    pace = window.tokens / max(now - run.log_time, 1e-6)
+    now, state, norm_value = time.monotonic(), run.state, norm.item()
+    _collect_loss(run)
+    loss = state.window_loss / state.window_count
+    pace = state.window_tokens / max(now - run.log_time, 1e-6)
     run.reporter.update(loss=loss, loss_step=run.state.step, grad_norm=norm_value, tokens_per_second=pace)
     values = {"loss": loss, "learning_rate": run.reporter.now.learning_rate or 0.0, "grad_norm": norm_value}
     run.reporter.record({**values, "tokens_per_second": round(pace)})
-    window.loss.zero_()
-    window.count = window.tokens = 0.0
+    state.window_loss = state.window_count = state.window_tokens = 0.0
     run.log_time = now
+
+
+def _collect_loss(run: Run) -> None:
+    """Move what all processes summed up on their devices into the state."""
+    run.state.window_loss += run.world.sum([run.loss.item()])[0]
+    run.loss.zero_()
 
 
 def _evaluation_is_due(run: Run) -> bool:
@@ -250,10 +273,10 @@ def save(run: Run) -> None:
     run.reporter.doing(Activity.SAVING)
     state = run.state
     state.seconds = run.earlier_seconds + time.monotonic() - run.first_time
-    ranks = run.world.gather(rank_state(run.window))
-    if ranks is not None:
+    _collect_loss(run)
+    if run.world.is_main:
         state.log_bytes = run.reporter.log_bytes
-        path = run.store.publish(state.step, lambda folder: write_state(folder, state, run.model, run.optimizer, ranks))
+        path = run.store.publish(state.step, lambda folder: write_state(folder, state, run.model, run.optimizer))
         uri = f"{run.config.checkpoint_uri or run.config.checkpoint_folder}/{path.name}"
         run.reporter.update(checkpoint_step=state.step, checkpoint_uri=uri, checkpoint_time=time.time())
     run.saves.saved(state.step, time.monotonic())

@@ -17,13 +17,15 @@ from finetune_trainer.files import write_json
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
-RANKS = "ranks.pt"
 STATE = "state.json"
 
 
 @dataclass
 class State:
-    """Position in the data, and what was counted on the way there. Every process has the same."""
+    """Position in the data, and what was counted on the way there.
+
+    The window is what all processes summed up since the last log point.
+    """
 
     step: int = 0
     evaluated_step: int = 0
@@ -33,15 +35,9 @@ class State:
     best: dict[str, Any] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     log_bytes: int = 0
-
-
-@dataclass
-class Window:
-    """What one process summed up since the last log point."""
-
-    loss: torch.Tensor
-    count: float = 0.0
-    tokens: float = 0.0
+    window_loss: float = 0.0
+    window_count: float = 0.0
+    window_tokens: float = 0.0
 
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -55,27 +51,11 @@ def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def rank_state(window: Window) -> dict[str, Any]:
-    """What differs between processes: random generators and the open window."""
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if window.loss.is_cuda else None,
-        "python": random.getstate(),
-        "numpy": _plain(numpy.random.get_state(legacy=False)),
-        "loss": window.loss.cpu(),
-        "count": window.count,
-        "tokens": window.tokens,
-    }
-
-
-def write_state(
-    folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: list[dict[str, Any]]
-) -> None:
+def write_state(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """The whole state of a run as files in `folder`."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in trained_tensors(model).items()}
     save_file(tensors, folder / WEIGHTS)
     torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-    torch.save(ranks, folder / RANKS)
     write_json(folder / STATE, asdict(state))
 
 
@@ -86,28 +66,8 @@ def read_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
     return State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 
-def read_rank(folder: Path, rank: int, window: Window) -> bool:
-    """Put this process's random generators and window back; False if the checkpoint knows no such rank."""
-    ranks = torch.load(folder / RANKS, map_location="cpu", weights_only=True)
-    if rank >= len(ranks):
-        return False
-    own = ranks[rank]
-    torch.set_rng_state(own["torch"])
-    if own["cuda"] is not None and window.loss.is_cuda:
-        torch.cuda.set_rng_state(own["cuda"])
-    random.setstate(own["python"])
-    numpy.random.set_state(_with_array(own["numpy"]))
-    window.loss.copy_(own["loss"])
-    window.count, window.tokens = own["count"], own["tokens"]
-    return True
-
-
-def _plain(generator: dict[str, Any]) -> dict[str, Any]:
-    """NumPy's state without arrays, so that a checkpoint can be read without running what is in it."""
-    inner = generator["state"]
-    return generator | {"state": inner | {"key": inner["key"].tolist()}}
-
-
-def _with_array(generator: dict[str, Any]) -> dict[str, Any]:
-    inner = generator["state"]
-    return generator | {"state": inner | {"key": numpy.array(inner["key"], dtype=numpy.uint32)}}
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a library may draw from, on the host and on the device."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)

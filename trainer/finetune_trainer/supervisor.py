@@ -12,11 +12,12 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from finetune_api import names
 from finetune_api.progress import ExitCode, FailureClass, Outcome, Output, Result
@@ -28,11 +29,12 @@ from finetune_trainer.checkpoint import PREFIX, claim, owner_of
 from finetune_trainer.errors import CodeError, Preempted, RunError, Unavailable
 from finetune_trainer.gang import Gang, Launch
 from finetune_trainer.log import set_up_logging
+from finetune_trainer.parent import end_with_parent
 from finetune_trainer.preflight import check_inputs, is_finished, load_run_config
 from finetune_trainer.record import check_unchanged, kept_choices, read_record
 from finetune_trainer.report.snapshot import Snapshot
 from finetune_trainer.report.status_file import ended, read_status, running
-from finetune_trainer.settings import Settings, read_settings
+from finetune_trainer.settings import ENV_PARENT, Settings, read_settings
 from finetune_trainer.verdict import PEER_LOST, RankEnd, Surroundings, verdict
 
 log = logging.getLogger(__name__)
@@ -42,19 +44,33 @@ PEER_LOST_DELAY = 3.0
 
 
 class StopRequest:
-    """SIGTERM and SIGINT. While only we are running they end us at once; the ranks are asked instead."""
+    """SIGTERM and SIGINT set a flag for the ranks; while only we are running they end us at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self.interrupts = True
+        self._interrupts = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """In this block a request raises Preempted, also one that came before."""
+        self._interrupts = True
+        try:
+            if self.requested:
+                self._interrupt()
+            yield
+        finally:
+            self._interrupts = False
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = True
-        if self.interrupts:
-            self.interrupts = False
-            raise Preempted("Preempted", "asked to stop before the start", "run it again to start")
+        if self._interrupts:
+            self._interrupt()
+
+    def _interrupt(self) -> NoReturn:
+        self._interrupts = False
+        raise Preempted("Preempted", "asked to stop before training began", "run it again to go on")
 
 
 @dataclass
@@ -63,13 +79,14 @@ class Attempt:
 
     settings: Settings
     scratch: Path
-    config: RunConfig | None = None
     folder: Path | None = None
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str], launch: Launch) -> int:
     """Carry out the run that the settings name, and return the exit code."""
     stop = StopRequest()
+    if parent := environment.get(ENV_PARENT):
+        end_with_parent(signal.SIGTERM, int(parent))
     set_up_logging()
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
         os.environ.update(handover.cache_environment(environment, Path(scratch)))
@@ -81,26 +98,40 @@ def main(arguments: Sequence[str], environment: Mapping[str, str], launch: Launc
         except Exception as error:
             log.exception("the supervisor failed")
             outcome = _failed(CodeError(type(error).__name__, str(error), "its traceback is in the log"))
-        stop.interrupts = False
         return _conclude(attempt, outcome)
 
 
 def _carry_out(attempt: Attempt, launch: Launch, stop: StopRequest) -> Outcome:
-    config = attempt.config = load_run_config(attempt.settings.run_config)
+    with stop.interrupting():
+        config = load_run_config(attempt.settings.run_config)
+        prepared = _prepare(attempt, config)
+    if prepared is None:
+        return _finished(config)
+    return _run_ranks(attempt, prepared, launch, stop)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked run: its configuration and the environment of each rank."""
+
+    config: RunConfig
+    environments: list[dict[str, str]]
+
+
+def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
+    """Check everything and make the folder ours; None if its run is finished."""
     folder = Path(config.folder)
     record = _own_record(config)
     if record is not None:
         check_unchanged(config, record)
         if is_finished(folder):
-            log.info("%s holds the finished run; nothing to do", folder)
-            return _finished(folder)
+            return None
     _take_over(attempt, config, record)
     facts = check_inputs(config, record)
     handover.write_facts(attempt.scratch, facts)
     processes, device = _processes(config, attempt.settings)
-    environments = _environments(attempt, config, processes, device, _threads(record, processes, config))
-    stop.interrupts = False
-    return _run_ranks(attempt, config, environments, launch, stop)
+    threads = _threads(record, processes, config)
+    return Prepared(config, _environments(attempt, config, processes, device, threads))
 
 
 def _own_record(config: RunConfig) -> dict[str, Any] | None:
@@ -139,8 +170,9 @@ def _clear(folder: Path, checkpoints: Path) -> None:
         files.remove(path)
 
 
-def _finished(folder: Path) -> Outcome:
-    return Outcome.model_validate(files.read_json(folder / files.OUTCOME))
+def _finished(config: RunConfig) -> Outcome:
+    log.info("%s holds the finished run; nothing to do", config.folder)
+    return Outcome.model_validate(files.read_json(Path(config.folder, files.OUTCOME)))
 
 
 def _processes(config: RunConfig, settings: Settings) -> tuple[int, str]:
@@ -175,6 +207,7 @@ def _environments(
         names.ENV_RUN_CONFIG: str(settings.run_config),
         handover.ENV_SCRATCH: str(attempt.scratch),
         handover.ENV_DEVICE: device,
+        handover.ENV_SUPERVISOR: str(os.getpid()),
         "OMP_NUM_THREADS": str(threads),
         # Threads that spin while they wait take the processor from a busy neighbour, and both stand still.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
@@ -198,15 +231,9 @@ def _master_port(nodes: int) -> int:
         return port
 
 
-def _run_ranks(
-    attempt: Attempt,
-    config: RunConfig,
-    environments: Sequence[Mapping[str, str]],
-    launch: Launch,
-    stop: StopRequest,
-) -> Outcome:
-    kills = memory_kills()
-    gang = Gang(environments, launch)
+def _run_ranks(attempt: Attempt, prepared: Prepared, launch: Launch, stop: StopRequest) -> Outcome:
+    config, kills = prepared.config, memory_kills()
+    gang = Gang(prepared.environments, launch)
     try:
         gang.wait(ORDERLY, lambda: stop.requested, config.checkpoint.grace_seconds)
     finally:

@@ -72,7 +72,7 @@ def _unsaid(end: RankEnd, around: Surroundings) -> RunError:
         hint = "see who sends signals here, and whether the machine's memory ran out"
         return Unavailable("RankKilled", f"rank {end.rank} was ended by {name} from outside", hint)
     hint = "raise spec.resources.sharedMemory" if name == "SIGBUS" else "see its log; a native library crashed"
-    return CodeError(name.title().replace("Sig", "Signal", 1), f"rank {end.rank} was ended by {name}", hint)
+    return CodeError(name, f"rank {end.rank} was ended by {name}", hint)
 
 
 def _stopped(around: Surroundings) -> Preempted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ from finetune_trainer.log import Tail, set_up_logging
 from finetune_trainer.loop import Run, SavePlan, save_and_leave, train
 from finetune_trainer.methods import METHODS, TrainingMethod
 from finetune_trainer.optimizer import build_optimizer
+from finetune_trainer.parent import end_with_parent
 from finetune_trainer.precision import choose_precision
 from finetune_trainer.preflight import load_run_config
 from finetune_trainer.record import (
@@ -49,7 +51,7 @@ from finetune_trainer.report.snapshot import Activity, Sink
 from finetune_trainer.report.status_file import StatusFile
 from finetune_trainer.schedule import log_interval, total_steps, warmup_steps
 from finetune_trainer.settings import Settings, read_settings
-from finetune_trainer.state import State, Window, read_rank, read_state
+from finetune_trainer.state import State, read_state, seed_everything
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Report, TaskKind
@@ -64,6 +66,7 @@ READABLE = 0o644
 
 def main() -> int:
     """The rank that RANK says; returns the exit code. What went wrong is left for the supervisor in a file."""
+    end_with_parent(signal.SIGKILL, int(os.environ[handover.ENV_SUPERVISOR]))
     faulthandler.enable()
     rank = int(os.environ["RANK"])
     tail = set_up_logging(rank)
@@ -133,12 +136,11 @@ def _build(
     encoded = {side: _encode(task, data, side) for side in Side}
     choices = _choose(config, facts, world, len(encoded[Side.TRAIN].rows), threads)
 
-    torch.manual_seed(training.seed)
+    seed_everything(training.seed)
     model, new = task.load_model(config.model.trust_remote_code)
     module = method.prepare(model, new)
     accelerator = _accelerator(choices, world)
     replica = accelerator.prepare_model(module)
-    torch.manual_seed(training.seed + 1 + world.rank)
 
     module.train()
     reporter.update(total_steps=choices.total_steps)
@@ -159,7 +161,6 @@ def _build(
         reporter=reporter,
         stop=StopFlag(),
         state=State(),
-        window=Window(torch.zeros((), device=world.device)),
         saves=SavePlan(config.checkpoint, 0, time.monotonic()),
     )
 
@@ -235,8 +236,6 @@ def _resume(run: Run) -> None:
     path = run.world.broadcast(_find_checkpoint(run) if run.world.is_main else None)
     if path is not None:
         run.state = read_state(path, run.model, run.optimizer)
-        if not read_rank(path, run.world.rank, run.window):
-            torch.manual_seed(run.config.training.seed + 1 + run.world.rank + run.state.step)
         run.saves.saved(run.state.step, time.monotonic())
         run.first_step, run.earlier_seconds = run.state.step, run.state.seconds
         run.reporter.update(

@@ -1,11 +1,13 @@
 """Which rows make up an optimizer step, and how they are cut for the processes.
 
 The rows of a step depend on seed and step only, never on the number of processes. The rows are cut into the same
-micro-batches however many processes there are, so that sums differ in nothing but their order.
+micro-batches however many processes there are, and each draws its own random numbers, so that the sums of a step
+differ in nothing but their order.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +41,15 @@ class Sampler:
         return order[position * self.batch : (position + 1) * self.batch]
 
 
+def draw_seed(seed: int, step: int, micro_batch: int) -> int:
+    """Seed of the random numbers (dropout) for one micro-batch: 32 bits, the same whoever computes it.
+
+    So there is no generator whose state would have to be saved, and the number of processes does not show.
+    """
+    text = f"{seed}/{step}/{micro_batch}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
+
+
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, rows: int) -> list[int]:
     generator = numpy.random.Generator(numpy.random.PCG64([seed, epoch]))
@@ -55,9 +66,9 @@ def micro_batches(indices: Sequence[int], sizes: Sequence[int], rows: int) -> li
     return [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
 
 
-def share(batches: Sequence[list[int]], rank: int, size: int) -> list[list[int]]:
-    """The micro-batches of one rank: dealt to and fro, so that each gets long and short ones."""
-    return [batch for number, batch in enumerate(batches) if _dealt_to(number, size) == rank]
+def share(batches: Sequence[list[int]], rank: int, size: int) -> list[tuple[int, list[int]]]:
+    """The micro-batches of one rank with their numbers: dealt to and fro, so that each gets long and short ones."""
+    return [(number, batch) for number, batch in enumerate(batches) if _dealt_to(number, size) == rank]
 
 
 def _dealt_to(number: int, size: int) -> int:

@@ -1,0 +1,150 @@
+"""A checkpoint is whole or it is not resumed from, old ones go, and a superseded attempt publishes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.checkpoint import CheckpointStore, Found, Owner, Rejected, claim, expired
+from finetune_trainer.errors import Preempted, Unavailable
+
+OWNER = Owner("uid", 1, 1)
+
+
+def a_store(folder: Path, owner: Owner = OWNER, fingerprint: str = "f", keep_last: int = 2) -> CheckpointStore:
+    claim(folder, owner)
+    return CheckpointStore(folder, owner, fingerprint, keep_last)
+
+
+def write(folder: Path) -> None:
+    (folder / "weights").write_bytes(b"weights")
+    (folder / "state").write_text("state")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@given(st.sets(st.integers(0, 10_000)), st.integers(1, 5))
+def test_the_newest_stay(steps: set[int], keep_last: int) -> None:
+    gone = expired(steps, keep_last)
+    kept = steps - set(gone)
+    assert len(kept) == min(keep_last, len(steps))
+    assert all(old < new for old in gone for new in kept)
+
+
+def test_publish_keeps_the_last_and_leaves_nothing_else(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    for step in (5, 10, 100):
+        store.publish(step, write)
+    assert names(tmp_path) == ["FENCE", "step-10", "step-100"]
+    assert store.newest() == Found(tmp_path / "step-100", ())
+
+
+def test_a_step_that_is_there_and_whole_is_not_written_again(tmp_path: Path) -> None:
+    """A resumed run passes the same steps; what is published is never touched."""
+    store = a_store(tmp_path)
+    path = store.publish(5, write)
+
+    def fail(folder: Path) -> None:
+        raise AssertionError(folder)
+
+    assert store.publish(5, fail) == path
+
+
+def tear(folder: Path) -> None:
+    (folder / "weights").write_bytes(b"wei")
+
+
+def tamper(folder: Path) -> None:
+    (folder / "weights").write_bytes(b"WEIGHTS")
+
+
+def lose(folder: Path) -> None:
+    (folder / "state").unlink()
+
+
+def lose_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"step": 9, "fi')
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        pytest.param(tear, "weights is not whole", id="torn"),
+        pytest.param(tamper, "weights is not what was written", id="tampered"),
+        pytest.param(lose, "state is not whole", id="file lost"),
+        pytest.param(lose_manifest, "it has no readable manifest", id="manifest torn"),
+    ],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: object, reason: str, tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    for step in (9, 10):
+        store.publish(step, write)
+    assert callable(damage)
+    damage(tmp_path / "step-10")
+    assert store.newest() == Found(tmp_path / "step-9", (Rejected("step-10", reason),))
+    assert store.publish(10, write) == tmp_path / "step-10"
+    assert store.newest() == Found(tmp_path / "step-10", ())
+
+
+def test_checkpoints_of_another_run_are_not_resumed_from(tmp_path: Path) -> None:
+    a_store(tmp_path).publish(5, write)
+    found = a_store(tmp_path, fingerprint="another").newest()
+    assert found == Found(None, (Rejected("step-5", "it belongs to a run of another configuration, data or model"),))
+
+
+@pytest.mark.parametrize(
+    ("later", "superseded"),
+    [
+        pytest.param(Owner("uid", 1, 2), True, id="next attempt"),
+        pytest.param(Owner("uid", 2, 1), True, id="next run"),
+        pytest.param(Owner("uid", 1, 1), False, id="itself again"),
+        pytest.param(Owner("uid", 1, 0), False, id="an earlier attempt"),
+        pytest.param(Owner("other", 9, 9), False, id="another object took the folder over"),
+    ],
+)
+def test_claim_gives_way_to_a_later_attempt_only(later: Owner, superseded: bool, tmp_path: Path) -> None:
+    claim(tmp_path, later)
+    if superseded:
+        with pytest.raises(Preempted, match="the checkpoints now belong to run"):
+            claim(tmp_path, OWNER)
+    else:
+        claim(tmp_path, OWNER)
+
+
+@pytest.mark.parametrize(
+    "later", [pytest.param(Owner("uid", 1, 2), id="next attempt"), pytest.param(Owner("other", 1, 1), id="new object")]
+)
+def test_a_superseded_attempt_publishes_nothing(later: Owner, tmp_path: Path) -> None:
+    """Also when the other one comes while the files are written: the fence is read just before the rename."""
+    store = a_store(tmp_path)
+
+    def overtaken(folder: Path) -> None:
+        write(folder)
+        claim(tmp_path, later)
+
+    with pytest.raises(Preempted) as caught:
+        store.publish(5, overtaken)
+    assert caught.value.reason == "Superseded"
+    assert names(tmp_path) == ["FENCE"]
+
+
+def test_leftovers_of_a_killed_attempt_go(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-step-5-123").mkdir()
+    a_store(tmp_path)
+    assert names(tmp_path) == ["FENCE"]
+
+
+def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    with pytest.raises(Unavailable) as caught:
+        a_store(tmp_path).publish(5, full)
+    assert caught.value.message == f"cannot write checkpoints to {tmp_path}: No space left on device"
