@@ -113,6 +113,8 @@ class Access(ABC):
             "image.tag": operator_tag,
             "trainer.image.repository": trainer,
             "trainer.image.tag": trainer_tag,
+            # Two pods that ask for a processor core each fill a node of two cores.
+            "resources.requests.cpu": "0",
         }
         settings = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
         where = [f"--namespace={OPERATOR_NAMESPACE}", "--create-namespace"]
