@@ -21,12 +21,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 class Place:
-    """A network namespace with a cache of its own, which borrows programs and image storage of the shared one."""
+    """A network namespace with a cache of its own, which borrows the programs and images of the shared one."""
 
     def __init__(self, cache: Path) -> None:
         self.layout, shared = Layout(cache), Layout(default_cache())
         self.layout.binaries.symlink_to(shared.binaries)
         self.layout.containers.symlink_to(shared.containers)
+        self.layout.registry.symlink_to(shared.registry)
         command = ["unshare", "--net", "sh", "-c", "ip link set lo up; echo made; exec sleep 3600"]
         self._holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._holder.stdout
@@ -45,13 +46,13 @@ class Place:
         pipe = subprocess.PIPE
         return subprocess.Popen(inside, cwd=REPOSITORY, env=environment, text=True, stdout=pipe, stderr=pipe)
 
-    def begin(self, command: str) -> subprocess.Popen[str]:
+    def begin(self, *command: str) -> subprocess.Popen[str]:
         """Starts a command of the test cluster."""
-        return self.start(sys.executable, "-m", "support.cluster", command)
+        return self.start(sys.executable, "-m", "support.cluster", *command)
 
-    def finish(self, command: str) -> tuple[int, str]:
+    def finish(self, *command: str) -> tuple[int, str]:
         """Runs a command of the test cluster to its end; returns its exit status and all that it said."""
-        process = self.begin(command)
+        process = self.begin(*command)
         output, errors = process.communicate()
         return process.returncode, output + errors
 
@@ -60,8 +61,8 @@ class Place:
         output, errors = self.start(str(program), f"--kubeconfig={self.layout.kubeconfig}", *arguments).communicate()
         return output + errors
 
-    def interfaces(self) -> str:
-        return self.start("ip", "-oneline", "link").communicate()[0]
+    def output(self, *argv: str) -> str:
+        return self.start(*argv).communicate()[0]
 
     def pid(self, program: str) -> int | None:
         return Daemon(program, self.layout.run).pid
@@ -79,7 +80,8 @@ READY = "the cluster is ready\n"
 
 def test_up_starts_it_again_whole_after_a_program_was_lost_and_down_leaves_the_machine_as_it_was(place: Place) -> None:
     before = machine(place)
-    assert place.finish("up")[0] == 0
+    assert place.finish("up", "--internet")[0] == 0
+    assert machine(place) != before
     assert "pod/left-over created" in place.kubectl("run", "left-over", f"--image={PAUSE_IMAGE}")
     assert "condition met" in place.kubectl("wait", "pod/left-over", "--for=condition=Ready", "--timeout=60s")
 
@@ -123,15 +125,17 @@ def test_a_start_that_fails_shows_the_log_of_what_failed_and_leaves_nothing_runn
 
     assert (code, "kubelet ended." in text, text.endswith("I cannot start\n")) == (1, True, True), text
     assert place.pid("kube-apiserver") is None
-    assert "finetune0" not in place.interfaces()
+    assert "finetune0" not in machine(place)["interfaces"]
 
 
 def machine(place: Place) -> dict[str, str]:
-    """What a cluster could leave behind: interfaces, mounts, settings of the kernel, control groups."""
+    """What a cluster could leave behind: interfaces, rules, mounts, settings of the kernel, control groups."""
     settings = ("kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory")
     groups = Path("/sys/fs/cgroup").glob(f"**/{place.layout.cgroup}")
     return {
-        "interfaces": place.interfaces(),
+        "interfaces": place.output("ip", "-oneline", "link"),
+        "rules": place.output("iptables", "--table", "nat", "--list-rules"),
+        "forwarding": place.output("cat", "/proc/sys/net/ipv4/ip_forward"),
         "mounts": Path("/proc/self/mounts").read_text(),
         "groups": " ".join(map(str, groups)),
         **{name: Path("/proc/sys", name).read_text() for name in settings},

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from support.cluster import images, preflight
 from support.cluster.build import build
 from support.cluster.cluster import Cluster
-from support.cluster.packages import install_packages
+from support.cluster.packages import install_packages, missing_packages
 from support.cluster.process import CommandFailed, ComponentFailed
 
 SPARE_VOLUMES = 3
@@ -47,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _preflight(_: argparse.Namespace, cluster: Cluster) -> int:
     preflight.require(cluster.layout)
-    print("This machine can run the test cluster.")
+    missing = missing_packages()
+    print(
+        "This machine can run the test cluster." + (f" apt-get will install {', '.join(missing)}." if missing else "")
+    )
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.cluster import images, registry
 from support.cluster.layout import BRIDGE, SERVICE_SUBNET, SUBNET, Layout
 from support.cluster.packages import missing_packages
 
@@ -118,7 +119,7 @@ def inspect(layout: Layout) -> Facts:
         go_version=_go_version(),
         cache=str(layout.cache),
         free_bytes=shutil.disk_usage(layout.cache).free,
-        images_cached=(layout.containers / "overlay-images").exists(),
+        images_cached=registry.ever_held(layout, images.TRAINER.repository),
         missing_packages=missing_packages(),
         has_apt=shutil.which("apt-get") is not None,
         routes=_routes(),

@@ -35,6 +35,11 @@ def holds(repository: str, tag: str) -> bool:
     return _answers(f"v2/{repository}/manifests/{tag}")
 
 
+def ever_held(layout: Layout, repository: str) -> bool:
+    """Whether an image of the repository was pushed since the registry was last emptied; it need not run."""
+    return (layout.registry / "docker/registry/v2/repositories" / repository).exists()
+
+
 def empty(layout: Layout) -> None:
     """Removes every image; the registry keeps no memory of them."""
     shutil.rmtree(layout.registry / "docker", ignore_errors=True)
