@@ -16,6 +16,11 @@ from support.cluster.process import CommandFailed, ComponentFailed, run
 
 Object = dict[str, Any]
 
+
+class NoAuditLog(RuntimeError):
+    """The cluster's audit log cannot be read from here."""
+
+
 CHART = REPOSITORY / "charts" / "finetune-operator"
 OPERATOR_NAMESPACE = "finetune-system"
 RELEASE = "finetune"
@@ -70,7 +75,7 @@ class Access(ABC):
 
     @abstractmethod
     def audit_events(self) -> Sequence[AuditEvent]:
-        """Every request that the API server has answered; raises NotImplementedError where it cannot be known."""
+        """Every request that the API server has answered; raises NoAuditLog where that cannot be known."""
 
     @abstractmethod
     def create_claim(self, namespace: str, name: str) -> Claim:

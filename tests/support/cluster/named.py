@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from support.cluster.access import Access, Claim, Images, Object
+from support.cluster.access import Access, Claim, Images, NoAuditLog, Object
 from support.cluster.audit import AuditEvent
 from support.cluster.process import CommandFailed
 
@@ -44,7 +44,7 @@ class NamedCluster(Access):
         return self.reachable_images
 
     def audit_events(self) -> Sequence[AuditEvent]:
-        raise NotImplementedError("the audit log of a named cluster cannot be read from here")
+        raise NoAuditLog("the audit log of the cluster of FINETUNE_TEST_KUBECONFIG cannot be read from here")
 
     def create_claim(self, namespace: str, name: str) -> Claim:
         self.apply(_claim(namespace, name, self.storage_class))
