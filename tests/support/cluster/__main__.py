@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from support.cluster import images, preflight
+from support.cluster import buildah, preflight
 from support.cluster.build import build
 from support.cluster.cluster import Cluster
 from support.cluster.packages import install_packages, missing_packages
@@ -92,7 +92,7 @@ def _images(_: argparse.Namespace, cluster: Cluster) -> int:
 
 def _load(options: argparse.Namespace, cluster: Cluster) -> int:
     name = options.image.rpartition("/")[2]
-    print(images.push(cluster.layout, options.image, name))
+    print(buildah.push(cluster.layout, options.image, name))
     return 0
 
 

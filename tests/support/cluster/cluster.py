@@ -153,7 +153,9 @@ class Cluster(Access):
         name = f"pull-{hashlib.sha256(reference.encode()).hexdigest()[:8]}"
         self.kubectl("run", name, f"--image={reference}", "--restart=Never", "--command", "--", "true")
         try:
-            self.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=10m")
+            self.kubectl("wait", f"pod/{name}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=5m")
+        except CommandFailed as error:
+            raise ComponentFailed(f"{error}\n{self.describe('default')}") from error
         finally:
             self.kubectl("delete", "pod", name, "--wait=false")
 

@@ -21,13 +21,17 @@ def holder(layout: Layout) -> Daemon:
     return Daemon("node", layout.run)
 
 
-def enter(layout: Layout) -> list[str]:
-    """The words before a command that runs it inside the node."""
-    pid = holder(layout).pid
-    inside = children(pid) if pid else []
+def first_process(layout: Layout) -> int:
+    """The pid, as the host sees it, of the node's process 1; raises CommandFailed where the node does not run."""
+    inside = children(holder(layout).pid or 0)
     if not inside:
         raise CommandFailed(f"the node of the cluster in {layout.run} does not run")
-    return ["nsenter", f"--target={inside[0]}", "--mount", "--uts", "--net", "--pid", "--"]
+    return inside[0]
+
+
+def enter(layout: Layout) -> list[str]:
+    """The words before a command that runs it inside the node."""
+    return ["nsenter", f"--target={first_process(layout)}", "--mount", "--uts", "--net", "--pid", "--"]
 
 
 def start_node_namespaces(layout: Layout, programs: Programs) -> None:
@@ -63,8 +67,7 @@ def connect_node(layout: Layout) -> None:
     _ip(f"link add {BRIDGE} type bridge")
     _ip(f"address add {HOST_ADDRESS}/24 dev {BRIDGE}")
     _ip(f"link set {BRIDGE} up")
-    node_pid = inside[1].removeprefix("--target=")
-    _ip(f"link add {VETH} type veth peer name eth0 netns {node_pid}")
+    _ip(f"link add {VETH} type veth peer name eth0 netns {first_process(layout)}")
     _ip(f"link set {VETH} master {BRIDGE} up")
     for command in ("link set lo up", "link set eth0 up", f"address add {NODE_ADDRESS}/24 dev eth0"):
         _ip(command, inside)

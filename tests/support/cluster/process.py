@@ -25,6 +25,11 @@ def run(argv: Sequence[str | Path], *, stdin: str | None = None, env: dict[str, 
     return done.stdout
 
 
+def disk_usage(directory: Path) -> int:
+    """Bytes that a directory takes on the disk."""
+    return int(run(["du", "--summarize", "--block-size=1", directory]).split()[0])
+
+
 def say(text: str) -> None:
     """Tells the person who waits what takes so long."""
     print(text, file=sys.stderr, flush=True)

@@ -8,7 +8,9 @@ import yaml
 
 from support.cluster.build import Programs
 from support.cluster.layout import REGISTRY, Layout
-from support.cluster.process import Daemon
+from support.cluster.process import Daemon, disk_usage
+
+LIMIT = 10 * 10**9
 
 
 def daemon(layout: Layout) -> Daemon:
@@ -40,9 +42,11 @@ def ever_held(layout: Layout, repository: str) -> bool:
     return (layout.registry / "docker/registry/v2/repositories" / repository).exists()
 
 
-def empty(layout: Layout) -> None:
-    """Removes every image; the registry keeps no memory of them."""
-    shutil.rmtree(layout.registry / "docker", ignore_errors=True)
+def bound(layout: Layout) -> None:
+    """Removes every image where they have grown too large; the registry keeps no memory of them."""
+    blobs = layout.registry / "docker"
+    if blobs.exists() and disk_usage(blobs) > LIMIT:
+        shutil.rmtree(blobs)
 
 
 def _answers(path: str) -> bool:
