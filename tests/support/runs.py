@@ -182,13 +182,17 @@ def _log_to(path: str) -> None:
 
 def fork_rank(environment: Mapping[str, str]) -> int:
     """A rank as a fork of this process, with the signals and the log of a fresh one."""
+    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
         return pid
     code = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stops:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
         logging.root.handlers.clear()
         os.environ.clear()
         os.environ.update(environment)

@@ -210,6 +210,7 @@ def _new_choices(config: RunConfig, world: World, rows: int, threads: int) -> Ch
 
 
 def _micro_batch_rows(batch: int, world: World) -> int:
+    """The same for any number of processes on the CPU, as long as each has that many rows of a step."""
     share = -(-batch // world.size)
     return min(CPU_MICRO_BATCH_ROWS, share) if world.device.type == "cpu" else share
 

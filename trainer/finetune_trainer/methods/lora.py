@@ -64,6 +64,8 @@ class LowRank:
         if merge_adapter:
             model.merge_and_unload().save_pretrained(str(folder))
             return
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = None
         model.save_pretrained(str(folder), save_embedding_layers=False)
         model.unload().save_pretrained(str(folder))
 
