@@ -16,7 +16,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from finetune_api.manifest import InvalidManifest, Problem
-from finetune_api.names import ENV_TERMINATION_LOG
+from finetune_api.names import ENV_PARENT, ENV_TERMINATION_LOG
 from finetune_api.progress import Outcome
 from finetune_api.run import RunConfig
 from finetune_api.status import Status
@@ -66,7 +66,7 @@ def run_trainer(config: RunConfig, show: Callable[[Status], None]) -> int:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, ENV_TERMINATION_LOG: str(outcome_file)},
+            env={**os.environ, ENV_TERMINATION_LOG: str(outcome_file), ENV_PARENT: str(os.getpid())},
             start_new_session=True,
         )
         with _forwarded_to(trainer):

@@ -9,8 +9,6 @@ from pathlib import Path
 from finetune_api import names
 
 ENV_METRICS_PORT = "FINETUNE_METRICS_PORT"
-ENV_PARENT = "FINETUNE_PARENT"
-"""Process id of who started us, if we are to save and stop when it ends."""
 
 
 @dataclass(frozen=True)

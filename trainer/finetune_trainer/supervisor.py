@@ -34,7 +34,7 @@ from finetune_trainer.preflight import check_inputs, is_finished, load_run_confi
 from finetune_trainer.record import check_unchanged, kept_choices, read_record
 from finetune_trainer.report.snapshot import Snapshot
 from finetune_trainer.report.status_file import ended, read_status, running
-from finetune_trainer.settings import ENV_PARENT, Settings, read_settings
+from finetune_trainer.settings import Settings, read_settings
 from finetune_trainer.verdict import PEER_LOST, RankEnd, Surroundings, verdict
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Attempt:
 def main(arguments: Sequence[str], environment: Mapping[str, str], launch: Launch) -> int:
     """Carry out the run that the settings name, and return the exit code."""
     stop = StopRequest()
-    if parent := environment.get(ENV_PARENT):
+    if parent := environment.get(names.ENV_PARENT):
         end_with_parent(signal.SIGTERM, int(parent))
     set_up_logging()
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
