@@ -145,8 +145,9 @@ class Attempt:
     def end(self) -> Ended:
         self.process.join(PATIENCE)
         assert self.process.exitcode is not None, f"still running after {PATIENCE} s:\n{self.log}"
-        message = (self.run.root / "termination").read_text()
-        return Ended(self.process.exitcode, self.log, Outcome.model_validate_json(message))
+        message = self.run.root / "termination"
+        assert message.exists(), f"exit code {self.process.exitcode} and no termination message:\n{self.log}"
+        return Ended(self.process.exitcode, self.log, Outcome.model_validate_json(message.read_text()))
 
 
 class WarmTrainer:

@@ -65,7 +65,7 @@ class LowRank:
             model.merge_and_unload().save_pretrained(str(folder))
             return
         for config in model.peft_config.values():
-            config.base_model_name_or_path = None
+            config.base_model_name_or_path = "."
         model.save_pretrained(str(folder), save_embedding_layers=False)
         model.unload().save_pretrained(str(folder))
 
