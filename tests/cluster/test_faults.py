@@ -92,9 +92,15 @@ def test_an_unknown_runtime_is_told_within_five_seconds_and_starts_the_job_when_
             id="unknown model",
         ),
         pytest.param(
-            {"dataset": {"columns": {"text": "txt", "label": "label"}}},
+            {"dataset": {"columns": {"text": "label", "label": "text"}}},
             FailureClass.DATA_ERROR,
-            "txt",
+            "spec.dataset.test.fraction",
+            id="rows that cannot be split",
+        ),
+        pytest.param(
+            {"dataset": {"columns": {"text": "txt", "label": "label"}}},
+            FailureClass.CONFIG_ERROR,
+            "spec.dataset.columns.text",
             id="a column that is not there",
         ),
     ],
