@@ -6,6 +6,7 @@ Sections are strict and frozen. A field with a default is optional in a manifest
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -165,6 +166,13 @@ class Dataset(Document):
         {}, description="Role to column, for example `text: sentence`; a role that is absent has its own name."
     )
     limit: int | None = Field(None, ge=1, description="Use the first rows only.")
+
+    def sources(self) -> Iterator[tuple[str, Source]]:
+        """Every source with its field's path in a manifest."""
+        held_out = (("validation.sources", self.validation.sources), ("test.sources", self.test.sources))
+        for field, group in (("train", self.train), *held_out):
+            for index, source in enumerate(group or []):
+                yield f"spec.dataset.{field}[{index}]", source
 
 
 class Lora(Document):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 from finetune_api.base import Document
 from finetune_api.job import (
     CheckpointPolicy,
     Dataset,
     Evaluation,
+    FineTuneJobSpec,
     Method,
     Model,
     OutputPolicy,
@@ -55,3 +56,9 @@ class RunConfig(Document):
     volumes: dict[str, str] = {}
     base_folder: str | None = None
     """Folder that `./path` URIs are relative to; only `finetune run` has one."""
+
+    @classmethod
+    def of(cls, spec: FineTuneJobSpec, **rest: Any) -> Self:
+        """The run that `spec` asks for; `rest` are the fields that a spec does not have, or has otherwise."""
+        sections = {name: getattr(spec, name) for name in cls.model_fields if name in FineTuneJobSpec.model_fields}
+        return cls(**(sections | rest))

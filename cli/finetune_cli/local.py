@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_api.job import FineTuneJob, FineTuneJobSpec, split_volume_uri
@@ -23,18 +23,10 @@ def run_config(
     resources = spec.resources.model_copy(
         update={"nodes": 1, "processes_per_node": processes or spec.resources.processes_per_node}
     )
-    return RunConfig(
+    return RunConfig.of(
+        spec,
         job=JobIdentity(namespace=job.metadata.namespace, name=job.metadata.name, uid=LOCAL_UID),
-        task=spec.task,
-        model=spec.model,
-        dataset=spec.dataset,
-        method=spec.method,
-        training=spec.training,
-        evaluation=spec.evaluation,
-        checkpoint=spec.checkpoint,
-        output=spec.output,
         resources=resources,
-        parallelism=spec.parallelism,
         folder=str(folder),
         checkpoint_folder=str(folder / "checkpoints"),
         volumes={claim: str(path) for claim, path in volumes.items()},
@@ -44,15 +36,8 @@ def run_config(
 
 def claims(spec: FineTuneJobSpec) -> list[str]:
     """Claims that the job reads, in the order of the manifest."""
-    found = [split_volume_uri(uri)[0] for uri in input_uris(spec) if uri.startswith("pvc://")]
-    return list(dict.fromkeys(found))
-
-
-def input_uris(spec: FineTuneJobSpec) -> Iterator[str]:
-    """Every URI that the job reads."""
-    yield spec.model.uri
-    held_out = [source for part in (spec.dataset.validation, spec.dataset.test) for source in part.sources or []]
-    yield from (source.uri for source in [*spec.dataset.train, *held_out])
+    read = [spec.model.uri, *(source.uri for _, source in spec.dataset.sources())]
+    return list(dict.fromkeys(split_volume_uri(uri)[0] for uri in read if uri.startswith("pvc://")))
 
 
 def volume_folders(spec: FineTuneJobSpec, options: list[str], here: Path) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api import names
-from finetune_api.job import EnvVar, FineTuneJobSpec, PodTemplate, Source, split_volume_uri
+from finetune_api.job import EnvVar, FineTuneJobSpec, PodTemplate, split_volume_uri
 from finetune_api.manifest import Problem, problems_of
 from finetune_api.progress import Failure, FailureClass
 from finetune_api.run import JobIdentity, RunConfig
@@ -138,17 +138,11 @@ def _below(place: str, problem: Problem) -> Problem:
     return Problem(f"{place}.{problem.field}", problem.reason, problem.hint)
 
 
-def sources(spec: FineTuneJobSpec | RunConfig) -> Iterator[tuple[str, Source]]:
-    """Every data source with its field's path."""
-    dataset = spec.dataset
-    held_out = (("validation.sources", dataset.validation.sources), ("test.sources", dataset.test.sources))
-    for field, group in (("train", dataset.train), *held_out):
-        for index, source in enumerate(group or []):
-            yield f"spec.dataset.{field}[{index}]", source
-
-
 def _relative_paths(spec: FineTuneJobSpec) -> Iterator[Problem]:
-    uris = [("spec.model.uri", spec.model.uri), *((f"{field}.uri", source.uri) for field, source in sources(spec))]
+    uris = [
+        ("spec.model.uri", spec.model.uri),
+        *((f"{field}.uri", source.uri) for field, source in spec.dataset.sources()),
+    ]
     for field, uri in uris:
         if uri.startswith("./"):
             yield Problem(field, f"{uri!r} is relative to a machine", "use pvc://claim/path, hf:// or pkg://")
@@ -158,18 +152,9 @@ def _run_config(job: Job, run: int, spec: FineTuneJobSpec) -> RunConfig:
     output = _place(spec.output.uri, job, run, spec.output.exact)
     checkpoints = _place(spec.checkpoint.uri, job, run, spec.output.exact) or output
     folder = _mounted(output) if output else names.SCRATCH_DIR
-    return RunConfig(
+    return RunConfig.of(
+        spec,
         job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=run, attempt=1),
-        task=spec.task,
-        model=spec.model,
-        dataset=spec.dataset,
-        method=spec.method,
-        training=spec.training,
-        evaluation=spec.evaluation,
-        checkpoint=spec.checkpoint,
-        output=spec.output,
-        resources=spec.resources,
-        parallelism=spec.parallelism,
         folder=folder,
         checkpoint_folder=f"{_mounted(checkpoints) if checkpoints else folder}/checkpoints",
         output_uri=output,
@@ -197,7 +182,7 @@ def _mounted(uri: str) -> str:
 
 def claims(spec: FineTuneJobSpec | RunConfig) -> dict[str, bool]:
     """Every claim that the run mounts, and whether it is written to."""
-    read = [spec.model.uri, *(source.uri for _, source in sources(spec))]
+    read = [spec.model.uri, *(source.uri for _, source in spec.dataset.sources())]
     written = [uri for uri in (spec.output.uri, spec.checkpoint.uri) if uri]
     result = {split_volume_uri(uri)[0]: False for uri in read if uri.startswith("pvc://")}
     return result | {split_volume_uri(uri)[0]: True for uri in written}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api import names
-from finetune_operator.core.plan import Plan, claims, sources
+from finetune_operator.core.plan import Plan, claims
 from finetune_operator.core.podtemplate import merge_pod
 
 USER = 65532
@@ -93,7 +93,7 @@ def _environment(plan: Plan, endpoint: Endpoint) -> list[Part]:
 
 def _from_secrets(plan: Plan) -> list[Part]:
     """The documented keys of every Secret that is named; of two with the same key the model's, last here, wins."""
-    references = [*(source.secret_ref for _, source in sources(plan.config)), plan.config.model.secret_ref]
+    references = [*(source.secret_ref for _, source in plan.config.dataset.sources()), plan.config.model.secret_ref]
     secrets = dict.fromkeys(reference.name for reference in reversed(references) if reference)
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
