@@ -9,7 +9,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +225,40 @@ def test_a_superseded_attempt_touches_nothing(run: ARun) -> None:
     assert (code, outcome.failure.reason) == (75, "Superseded")
     assert [path.name for path in run.folder.iterdir()] == ["checkpoints"]
     assert read_json(fence) == {"uid": "0a1b2c3d", "run": 1, "attempt": 2}
+
+
+def test_a_model_that_the_hub_does_not_have_is_a_bad_configuration(run: ARun) -> None:
+    """The hub's answer, from a server that speaks its protocol: 404 is final, where no answer at all is not."""
+    with hub_without_anything() as endpoint:
+        code, outcome, log = execute(
+            run.with_("model", uri="hf://owner/nmae"), HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HOME=str(run.root)
+        )
+    assert outcome.failure is not None, log
+    assert (code, outcome.failure.reason) == (78, "NotFound")
+    assert outcome.failure.message == "spec.model.uri: the hub has no model owner/nmae"
+
+
+@contextmanager
+def hub_without_anything() -> Iterator[str]:
+    """A server that answers every question as the hub does for repositories that it does not have."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
 def test_the_pod_and_its_node_are_named(run: ARun) -> None:

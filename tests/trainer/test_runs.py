@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,19 @@ def test_a_killed_rank_takes_its_peers_with_it(trainer: WarmTrainer, small_run: 
     run = next_attempt(run)
     assert trainer.run(run).code == ExitCode.DONE
     assert resumed_step(run) >= 8
+
+
+def test_ranks_do_not_outlive_their_supervisor(trainer: WarmTrainer, small_run: ARun) -> None:
+    """They would go on writing where the next attempt writes."""
+    attempt = trainer.start(small_run.with_processes(2))
+    attempt.until_step(STOPPED_AT)
+    ranks = attempt.ranks()
+    attempt.send(signal.SIGKILL)
+    attempt.process.join()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def two_nodes(trainer: WarmTrainer, run: ARun) -> list[Attempt]:

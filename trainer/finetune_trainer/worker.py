@@ -59,7 +59,8 @@ from finetune_trainer.world import World, open_world
 
 log = logging.getLogger(__name__)
 CPU_MICRO_BATCH_ROWS = 8
-"""Small enough that rows of like length meet, large enough for the matrix products; measured in docs/decisions."""
+"""Small enough that rows of like length meet, large enough for the matrix products. A step of 32 short texts with a
+small encoder on two threads took 0.90 s in one batch, 0.68 in 16s, 0.77 in 8s, 1.10 in 4s."""
 READABLE = 0o644
 """safetensors makes files that only their owner reads; whoever serves the model is often another user."""
 
