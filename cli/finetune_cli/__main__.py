@@ -49,9 +49,12 @@ def run(
         config = local.run_config(job, folder, file.parent.absolute(), volumes, processes)
         _say_what_differs_here(job)
         with runner.locked(folder), screen.RunScreen(console) as shown:
+            finished = runner.is_finished(folder)
             code = runner.run_trainer(config, shown.show)
     except InvalidManifest as invalid:
         _refuse(invalid)
+    if finished and code == ExitCode.DONE:
+        console.print("This run was finished before; nothing was done. To start over, add --fresh.\n")
     _report(code, folder)
     raise typer.Exit(code)
 

@@ -19,7 +19,7 @@ from finetune_api.manifest import InvalidManifest, Problem
 from finetune_api.names import ENV_PARENT, ENV_TERMINATION_LOG
 from finetune_api.progress import Outcome
 from finetune_api.run import RunConfig
-from finetune_api.status import Status
+from finetune_api.status import Phase, Status
 
 POLL_SECONDS = 0.2
 LOG_FILE = "trainer.log"
@@ -57,6 +57,7 @@ def run_trainer(config: RunConfig, show: Callable[[Status], None]) -> int:
     Ctrl-C and SIGTERM reach the trainer as SIGTERM: it saves and leaves with 75.
     """
     folder = Path(config.folder)
+    former = read_status(folder)
     config_file, outcome_file = folder / CONFIG_FILE, folder / OUTCOME_FILE
     outcome_file.unlink(missing_ok=True)
     config_file.write_text(config.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8")
@@ -70,7 +71,7 @@ def run_trainer(config: RunConfig, show: Callable[[Status], None]) -> int:
             start_new_session=True,
         )
         with _forwarded_to(trainer):
-            return _watch(trainer, folder, show)
+            return _watch(trainer, folder, show, former)
 
 
 @contextlib.contextmanager
@@ -86,8 +87,8 @@ def _forwarded_to(trainer: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(trainer: subprocess.Popen[bytes], folder: Path, show: Callable[[Status], None]) -> int:
-    seen: Status | None = None
+def _watch(trainer: subprocess.Popen[bytes], folder: Path, show: Callable[[Status], None], seen: Status | None) -> int:
+    """Shows each status that is not the one `seen` before, until the trainer ends; returns its exit code."""
     while True:
         code = trainer.poll()
         status = read_status(folder)
@@ -113,6 +114,12 @@ def read_outcome(folder: Path) -> Outcome | None:
         return Outcome.model_validate_json((folder / OUTCOME_FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in `folder` has ended well."""
+    status = read_status(folder)
+    return status is not None and status.phase == Phase.SUCCEEDED
 
 
 def log_tail(folder: Path, lines: int = 20) -> str:
