@@ -132,10 +132,11 @@ def test_kubectl_get_ftj_shows_phase_progress_loss_and_age(life: Life) -> None:
 
 def test_an_undisturbed_job_costs_six_writes_and_two_events(life: Life) -> None:
     """Service, ConfigMap, Job and three statuses; what only brings news of progress is not counted."""
+    begin = life.job.object()["metadata"]["creationTimestamp"].removesuffix("Z")
     writes = [
         event
         for event in life.job.cluster.audit_events()
-        if event.user == OPERATOR and event.writes and event.namespace == life.job.namespace and event.code < 300
+        if event.user == OPERATOR and event.writes and event.namespace == life.job.namespace and event.time >= begin
     ]
     created = sorted(event.resource for event in writes if event.verb == "create")
     statuses = [event for event in writes if event.verb != "create"]
