@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.sampler import Sampler, micro_batches, share
+from finetune_trainer.data.sampler import Sampler, draw_seed, micro_batches, share
 
 
 def test_every_epoch_has_every_row_once_in_an_order_of_its_own() -> None:
@@ -41,7 +41,9 @@ def test_processes_share_all_rows_of_a_step(sizes: list[int], rows: int, process
     """Each row is in one micro-batch of one process, however many there are."""
     batches = micro_batches(range(len(sizes)), sizes, rows)
     shared = [share(batches, rank, processes) for rank in range(processes)]
-    assert sorted(chain.from_iterable(chain.from_iterable(shared))) == list(range(len(sizes)))
+    dealt = sorted(chain.from_iterable(shared))
+    assert dealt == list(enumerate(batches))
+    assert sorted(chain.from_iterable(batches)) == list(range(len(sizes)))
     assert all(len(batch) <= rows for batch in batches)
 
 
@@ -49,8 +51,18 @@ def test_micro_batches_are_alike_in_size_and_dealt_to_and_fro() -> None:
     sizes = [5, 1, 9, 3, 7, 2, 8, 4]
     batches = micro_batches(range(8), sizes, 2)
     assert batches == [[2, 6], [4, 0], [7, 3], [5, 1]]
-    assert [share(batches, rank, 2) for rank in range(2)] == [[[2, 6], [5, 1]], [[4, 0], [7, 3]]]
+    assert [share(batches, rank, 2) for rank in range(2)] == [
+        [(0, [2, 6]), (3, [5, 1])],
+        [(1, [4, 0]), (2, [7, 3])],
+    ]
 
 
 def test_a_process_without_micro_batch_gets_none() -> None:
-    assert [share([[0, 1]], rank, 3) for rank in range(3)] == [[[0, 1]], [], []]
+    assert [share([[0, 1]], rank, 3) for rank in range(3)] == [[(0, [0, 1])], [], []]
+
+
+def test_every_micro_batch_draws_its_own_random_numbers() -> None:
+    """The same in every process and every attempt."""
+    seeds = [draw_seed(seed, step, number) for seed in range(3) for step in range(20) for number in range(4)]
+    assert len(set(seeds)) == len(seeds)
+    assert draw_seed(42, 7, 1) == 3194156676
