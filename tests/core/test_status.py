@@ -115,6 +115,20 @@ TURNED = Condition(type="Ready", status="True", reason="Training", message="a", 
             0,
             id="another reason does not",
         ),
+        pytest.param(
+            {"phase": Phase.PENDING, "conditions": [TURNED]},
+            {"conditions": [TURNED.model_copy(update={"reason": "Unschedulable"})]},
+            1,
+            4,
+            id="unless it is why pods do not start yet, which is often over at once",
+        ),
+        pytest.param(
+            {"phase": Phase.PENDING},
+            {"nodes": Nodes(desired=2, ready=1)},
+            15,
+            45,
+            id="pods that are up are counted later",
+        ),
     ],
 )
 def test_when_a_status_is_written(old: dict[str, Any], new: dict[str, Any], age: float | None, wait: float) -> None:

@@ -27,6 +27,10 @@ from finetune_operator.core.text import cut
 
 WRITE_SECONDS: Final = 15
 """Least time between two writes that only bring news of progress."""
+START_SECONDS: Final = 60
+"""Least time between two writes that only count the pods that are up already."""
+SETTLE_SECONDS: Final = 5
+"""Why pods do not start is often over before anybody could read it: a node makes room, a volume is bound."""
 
 
 def status(s: Situation, decision: Decision, report: Report | None) -> Status:
@@ -216,13 +220,25 @@ def _condition(job: Job, type_: ConditionType, holds: bool, reason: str, message
 def write_in(old: Status, new: Status, since_write: float | None) -> float | None:
     """Seconds until `new` is to be written over `old`: 0 for now, None for never.
 
-    News of progress alone wait until `since_write`, the age of the last write in seconds, is WRITE_SECONDS.
+    `since_write` is the age of the last write in seconds; news that can wait do so until it is old enough.
     """
     if old == new:
         return None
-    if _substance(old) != _substance(new) or since_write is None:
-        return 0.0
-    return max(0.0, WRITE_SECONDS - since_write)
+    return 0.0 if since_write is None else max(0.0, _patience(old, new) - since_write)
+
+
+def _patience(old: Status, new: Status) -> float:
+    before, after = _substance(old), _substance(new)
+    if before == after:
+        return WRITE_SECONDS if new.phase is Phase.RUNNING else START_SECONDS
+    starting = old.phase is Phase.PENDING and new.phase is Phase.PENDING
+    return SETTLE_SECONDS if starting and _without_reasons(before) == _without_reasons(after) else 0.0
+
+
+def _without_reasons(value: Status) -> Status:
+    return value.model_copy(
+        update={"conditions": [item.model_copy(update={"reason": "Any"}) for item in value.conditions]}
+    )
 
 
 def _substance(value: Status) -> Status:
