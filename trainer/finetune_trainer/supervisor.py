@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +23,15 @@ from finetune_api.progress import ExitCode, FailureClass, Outcome, Output, Resul
 from finetune_api.run import RunConfig
 from finetune_api.status import Status
 from finetune_trainer import files, handover
-from finetune_trainer.cgroup import available_processors, memory_kills, threads_per_process
+from finetune_trainer.cgroup import memory_kills
 from finetune_trainer.checkpoint import PREFIX, claim, owner_of
 from finetune_trainer.errors import CodeError, Preempted, RunError, Unavailable
 from finetune_trainer.gang import Gang, Launch
 from finetune_trainer.log import set_up_logging
 from finetune_trainer.parent import end_with_parent
+from finetune_trainer.placement import environments, place
 from finetune_trainer.preflight import check_inputs, is_finished, load_run_config
-from finetune_trainer.record import check_unchanged, kept_choices, read_record
+from finetune_trainer.record import check_unchanged, read_record
 from finetune_trainer.report.snapshot import Snapshot
 from finetune_trainer.report.status_file import ended, read_status, running
 from finetune_trainer.settings import Settings, read_settings
@@ -82,6 +82,14 @@ class Attempt:
     folder: Path | None = None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A checked run: its configuration and the environment of each rank."""
+
+    config: RunConfig
+    ranks: list[dict[str, str]]
+
+
 def main(arguments: Sequence[str], environment: Mapping[str, str], launch: Launch) -> int:
     """Carry out the run that the settings name, and return the exit code."""
     stop = StopRequest()
@@ -110,14 +118,6 @@ def _carry_out(attempt: Attempt, launch: Launch, stop: StopRequest) -> Outcome:
     return _run_ranks(attempt, prepared, launch, stop)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A checked run: its configuration and the environment of each rank."""
-
-    config: RunConfig
-    environments: list[dict[str, str]]
-
-
 def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
     """Check everything and make the folder ours; None if its run is finished."""
     folder = Path(config.folder)
@@ -129,9 +129,9 @@ def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
     _take_over(attempt, config, record)
     facts = check_inputs(config, record)
     handover.write_facts(attempt.scratch, facts)
-    processes, device = _processes(config, attempt.settings)
-    threads = _threads(record, processes, config)
-    return Prepared(config, _environments(attempt, config, processes, device, threads))
+    placement = place(config, attempt.settings, record)
+    scratch = {handover.ENV_SCRATCH: str(attempt.scratch)}
+    return Prepared(config, [own | scratch for own in environments(placement, attempt.settings, config)])
 
 
 def _own_record(config: RunConfig) -> dict[str, Any] | None:
@@ -175,65 +175,9 @@ def _finished(config: RunConfig) -> Outcome:
     return Outcome.model_validate(files.read_json(Path(config.folder, files.OUTCOME)))
 
 
-def _processes(config: RunConfig, settings: Settings) -> tuple[int, str]:
-    """Processes on this node, and whether they use GPUs. A pod must have the GPUs that it asked for."""
-    wanted = config.resources.gpus_per_node
-    there = len(list(Path("/dev").glob("nvidia[0-9]*"))) if wanted else 0
-    if there < wanted:
-        message = f"the run asks for {wanted} GPUs on a node, {there} are here"
-        if settings.pod_name is not None:
-            raise Unavailable("GpuMissing", message, "see the device plugin of this node")
-        log.warning(message)
-    gpus = min(wanted, there)
-    asked = config.resources.processes_per_node
-    count = max(1, gpus) if asked == "auto" else asked
-    return count, handover.GPU if gpus >= count else handover.CPU
-
-
-def _threads(record: Mapping[str, Any] | None, processes: int, config: RunConfig) -> int:
-    """Threads of each process: as in the first attempt where this machine has as many."""
-    available = threads_per_process(available_processors(), processes)
-    kept = kept_choices(record)
-    same_share = kept is not None and kept.processes == processes * config.resources.nodes
-    return min(kept.threads, available) if kept is not None and same_share else available
-
-
-def _environments(
-    attempt: Attempt, config: RunConfig, processes: int, device: str, threads: int
-) -> list[dict[str, str]]:
-    """The environment of each rank on this node."""
-    settings = attempt.settings
-    common = handover.offline_environment(os.environ) | {
-        names.ENV_RUN_CONFIG: str(settings.run_config),
-        handover.ENV_SCRATCH: str(attempt.scratch),
-        handover.ENV_DEVICE: device,
-        handover.ENV_SUPERVISOR: str(os.getpid()),
-        "OMP_NUM_THREADS": str(threads),
-        # Threads that spin while they wait take the processor from a busy neighbour, and both stand still.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        "RAYON_NUM_THREADS": str(threads),
-        "WORLD_SIZE": str(processes * config.resources.nodes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": settings.master_address,
-        "MASTER_PORT": str(settings.master_port or _master_port(config.resources.nodes)),
-    }
-    first = settings.node_rank * processes
-    return [common | {"RANK": str(first + local), "LOCAL_RANK": str(local)} for local in range(processes)]
-
-
-def _master_port(nodes: int) -> int:
-    """A port that all nodes know; on a single one, any that is free."""
-    if nodes > 1:
-        return names.MASTER_PORT
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _run_ranks(attempt: Attempt, prepared: Prepared, launch: Launch, stop: StopRequest) -> Outcome:
     config, kills = prepared.config, memory_kills()
-    gang = Gang(prepared.environments, launch)
+    gang = Gang(prepared.ranks, launch)
     try:
         gang.wait(ORDERLY, lambda: stop.requested, config.checkpoint.grace_seconds)
     finally:

@@ -1,0 +1,62 @@
+"""What a run leaves behind: one look at the test rows, the model, the rows that went wrong, and the card."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from finetune_trainer import files
+from finetune_trainer.card import model_card
+from finetune_trainer.evaluate import StopRequested, evaluate, prefixed
+from finetune_trainer.loop import Run, save_and_leave
+from finetune_trainer.methods import TrainingMethod
+from finetune_trainer.record import read_record
+from finetune_trainer.report.snapshot import Activity
+from finetune_trainer.tasks.base import Report
+
+log = logging.getLogger(__name__)
+READABLE = 0o644
+"""safetensors makes files that only their owner reads; whoever serves the model is often another user."""
+
+
+def finish(run: Run, method: TrainingMethod) -> None:
+    """Evaluate once on the test rows and leave model, evaluation, wrong rows and card in the run's folder."""
+    run.reporter.doing(Activity.EVALUATING)
+    try:
+        report = evaluate(run.model, run.task, run.test, run.world, run.stop, baseline=run.train.rows)
+    except StopRequested:
+        save_and_leave(run)
+    if report is None:
+        return
+    run.reporter.doing(Activity.SAVING)
+    metrics = prefixed("test", report.metrics)
+    run.reporter.record(metrics)
+    run.reporter.update(metrics={**run.reporter.now.metrics, **metrics})
+    _save_model(run, method)
+    _write_results(run, report, metrics)
+    for name in ("accuracy", "baseline_accuracy", "f1_macro"):
+        if (value := metrics.get(f"test_{name}")) is not None:
+            log.info("test_%s %.4f", name, value)
+
+
+def _save_model(run: Run, method: TrainingMethod) -> None:
+    """Write the model under another name first: a folder called `model` is a whole one."""
+    folder = Path(run.config.folder)
+    temporary = folder / f".{files.MODEL}.tmp"
+    files.remove(temporary)
+    module = run.accelerator.unwrap_model(run.replica, keep_fp32_wrapper=False)
+    method.save(module, temporary, run.config.output.merge_adapter)
+    run.task.save(temporary)
+    for path in files.files_below(temporary):
+        path.chmod(READABLE)
+        files.sync(path)
+    files.remove(folder / files.MODEL)
+    temporary.rename(folder / files.MODEL)
+
+
+def _write_results(run: Run, report: Report, metrics: dict[str, float]) -> None:
+    folder = Path(run.config.folder)
+    files.write_json(folder / files.EVALUATION, {"metrics": metrics, "best": run.state.best, **report.details})
+    files.write_atomic(folder / files.ERRORS, "".join(files.json_line(error) for error in report.errors))
+    record = read_record(folder) or {}
+    files.write_atomic(folder / files.CARD, model_card(run.config, record, metrics, run.state.seconds))
