@@ -6,6 +6,7 @@ import json
 import socket
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from finetune_api.progress import ExitCode, ProgressReport
 from finetune_api.run import JobIdentity
 from finetune_api.status import Status
 from finetune_trainer.report import kubeflow
-from finetune_trainer.report.console import duration, line
+from finetune_trainer.report.console import Console, duration, line
 from finetune_trainer.report.prometheus import MetricsPage
 from finetune_trainer.report.snapshot import Activity, Snapshot
 from finetune_trainer.report.status_file import StatusFile
@@ -150,8 +151,6 @@ def test_status_json_is_a_status(tmp_path: Path) -> None:
 
 def test_status_json_is_written_twice_a_second_at_most(tmp_path: Path) -> None:
     """Unless the activity changes; the last snapshot is never lost."""
-    from dataclasses import replace
-
     sink = StatusFile(tmp_path, JobIdentity(namespace="n", name="quick", uid="u"))
     seen = []
     for step, activity, seconds in [(1, "Training", 0.0), (2, "Training", 0.4), (3, "Saving", 0.4), (4, "Saving", 0.9)]:
@@ -165,6 +164,16 @@ def test_status_json_is_written_twice_a_second_at_most(tmp_path: Path) -> None:
 
 def test_a_line_for_people() -> None:
     assert line(SNAPSHOT) == "step 40/96  epoch 2.50  loss 0.3457  lr 1.3e-04  3411 tokens/s  ETA 0:41"
+
+
+def test_lines_come_once_a_second_and_with_their_own_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """A new step without its loss is no line; the last loss always is."""
+    caplog.set_level("INFO")
+    console = Console()
+    moments = [(94, 94, 0.0), (95, 94, 2.0), (95, 95, 2.0), (96, 95, 2.1), (96, 96, 2.1), (96, 96, 5.0)]
+    for step, loss_step, seconds in moments:
+        console.update(replace(SNAPSHOT, step=step, loss_step=loss_step, time=NOW + seconds))
+    assert [record.getMessage().split()[1] for record in caplog.records] == ["94/96", "95/96", "96/96"]
 
 
 @pytest.mark.parametrize(

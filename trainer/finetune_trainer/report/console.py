@@ -18,7 +18,7 @@ class Console:
         self._shown = Snapshot()
 
     def update(self, snapshot: Snapshot) -> None:
-        if snapshot.loss_step in (None, self._shown.loss_step):
+        if snapshot.loss_step != snapshot.step or snapshot.loss_step == self._shown.loss_step:
             return
         if snapshot.loss_step == snapshot.total_steps or snapshot.time - self._shown.time >= INTERVAL:
             log.info(line(snapshot))
