@@ -22,8 +22,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 
 
-# uv as it is in the lock, and a list of what each image needs, apart: an edit of pyproject.toml that leaves an image's
-# list alone leaves its layer alone.
+# uv as it is in the lock, and a list of what each image needs, apart and without a date: neither a fresh clone nor an
+# edit of pyproject.toml that leaves an image's list alone makes its layer again.
 FROM python AS tools
 ARG PIP_CERT
 ARG SSL_CERT_FILE
@@ -40,7 +40,7 @@ RUN python3 -c 'import json, pathlib, tomllib; \
         [(pathlib.Path("/build", name).mkdir(), pathlib.Path("/build", name, "pyproject.toml").write_text( \
             f"[project]\nname = \"{name}\"\nversion = \"0\"\ndependencies = {json.dumps(listed)}\n")) \
          for name, listed in lists.items()]' \
-    && touch --date=@0 /build/*/pyproject.toml
+    && touch --date=@0 /build/requirements.lock /build/*/pyproject.toml
 
 
 # The project's own code, compiled, in one directory an image.
