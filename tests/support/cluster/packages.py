@@ -22,6 +22,7 @@ PACKAGES = (
     "iptables",
     "prometheus",
     "runc",
+    "zstd",
 )
 POLICY = Path("/usr/sbin/policy-rc.d")
 
