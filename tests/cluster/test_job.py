@@ -6,6 +6,7 @@ The tests are named after the sentences that the project promises, and follow on
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,12 +46,23 @@ class Life:
 def life(installed_operator: Access, module_namespace: str) -> Life:
     """`kubectl apply -f examples/quickstart/job.yaml`, which asks for two nodes, and what became of it."""
     claim = installed_operator.create_claim(module_namespace, "finetune")
+    await_idle_node(installed_operator)
     job = LiveJob(installed_operator, module_namespace, "quickstart")
     installed_operator.kubectl("apply", f"--namespace={module_namespace}", f"--filename={QUICKSTART}")
     with job.watched() as seen:
         job.wait_for_end(600)
     assert job.status().phase == Phase.SUCCEEDED, job.describe()
     return Life(job, [*seen, job.status()], claim)
+
+
+def await_idle_node(cluster: Access) -> None:
+    """Pods of an earlier test may take a while to end, and hold the processors that this job asks for."""
+    alive = "--field-selector=status.phase!=Succeeded,status.phase!=Failed"
+    selector = "--selector=app.kubernetes.io/managed-by=finetune-operator"
+    deadline = time.monotonic() + 60
+    while cluster.kubectl("get", "pods", "--all-namespaces", alive, selector, "--output=name").strip():
+        assert time.monotonic() < deadline, "training pods of another test are still alive"
+        time.sleep(1)
 
 
 def test_the_status_goes_from_pending_over_running_to_succeeded(life: Life) -> None:
@@ -169,8 +181,6 @@ def test_deleting_the_job_removes_every_object_it_made_and_files_stay(life: Life
 
 def wait_until_gone(job: LiveJob) -> None:
     """Garbage collection follows the deletion within seconds."""
-    import time
-
     deadline = time.monotonic() + 60
     while (left := job.children()) and time.monotonic() < deadline:
         time.sleep(0.5)

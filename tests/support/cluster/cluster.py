@@ -95,8 +95,12 @@ class Cluster(Access):
 
     def create_claim(self, namespace: str, name: str) -> LocalClaim:
         claim = LocalClaim(namespace, name, self.layout.volumes / namespace / name)
+        shutil.rmtree(claim.directory, ignore_errors=True)  # An interrupted test may have left its files.
         claim.directory.mkdir(parents=True)
         self.apply(*claim.manifests())
+        # A pod that comes before its claim is bound is unschedulable for some seconds.
+        bound = "--for=jsonpath={.status.phase}=Bound"
+        self.kubectl("wait", f"persistentvolumeclaim/{name}", f"--namespace={namespace}", bound, "--timeout=30s")
         return claim
 
     def offer_volumes(self, count: int) -> None:
