@@ -6,27 +6,18 @@ The supervisor downloads; the ranks find everything in the cache, offline.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from finetune_api.job import Source
+from finetune_trainer.data import folders
+from finetune_trainer.data.rows import Table
 from finetune_trainer.data.uri import hub_repository
-from finetune_trainer.errors import ConfigError, Unavailable, nearest
+from finetune_trainer.errors import ConfigError, Unavailable
 
 SMALL_FILES = ("*.json", "*.txt", "*.model")
 """Configuration and tokenizer; enough to tell whether a model fits the task."""
-
-
-@dataclass(frozen=True)
-class HubTable:
-    """The rows of one split of a hub data set."""
-
-    records: Iterator[Mapping[str, Any]]
-    columns: Sequence[str]
-    digest: str
-    revision: str
 
 
 def download_model(uri: str, revision: str | None, field_path: str, weights: bool) -> Path:
@@ -41,35 +32,13 @@ def download_model(uri: str, revision: str | None, field_path: str, weights: boo
     return folder
 
 
-def load_table(source: Source, field_path: str) -> HubTable:
+def load_table(source: Source, split: str, field_path: str) -> Table:
     """The split of a hub data set that `source` names."""
     repository = hub_repository(source.uri, field_path)
     folder = _snapshot(repository, "dataset", source.revision, None, field_path)
-    columns, records = read_snapshot(folder, source.split or "train", source.uri)
+    table = folders.read_repository(folder, split, source.uri)
     digest = hashlib.sha256(f"{repository}@{folder.name}/{source.split}".encode()).hexdigest()
-    return HubTable(records, columns, digest, folder.name)
-
-
-def read_snapshot(folder: Path, split: str, name: str) -> tuple[list[str], Iterator[Mapping[str, Any]]]:
-    """Columns and rows of one split of a data set's repository that lies in `folder`; labels come by name."""
-    import datasets  # type: ignore[import-untyped]
-
-    datasets.disable_progress_bars()
-    loaded = datasets.load_dataset(str(folder))
-    if split not in loaded:
-        hint = nearest(split, [str(known) for known in loaded], "splits there are")
-        raise ConfigError("SplitNotFound", f"{name} has no split {split!r}", hint)
-    table = loaded[split]
-    labels = {column: kind.names for column, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
-    return list(table.column_names), (_named(record, labels) for record in table)
-
-
-def _named(record: Mapping[str, Any], labels: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    named = dict(record)
-    for column, names in labels.items():
-        value = named[column]
-        named[column] = names[value] if value is not None and value >= 0 else None
-    return named
+    return replace(table, digest=digest, revision=folder.name)
 
 
 def _snapshot(

@@ -1,34 +1,39 @@
-"""A labelled row as the tasks see it, and the checks that need no task."""
+"""A row as a source gives it, and as the tasks see it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+Record = Mapping[str, Any]
+"""Cells by column."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: role to value as text, and where it stands, for messages to people."""
+    """One row: role to value (see `columns`), where it stands, for messages to people, and how much it counts."""
 
-    values: Mapping[str, str]
+    values: Mapping[str, Any]
     source: str
     number: int
+    weight: float = 1.0
 
     @property
     def place(self) -> str:
         return f"row {self.number} of {self.source}"
 
 
-def as_text(value: Any) -> str | None:
-    """A cell as text: whole floats without their `.0` (a column of integers with a gap is read as floats).
+@dataclass(frozen=True)
+class Table:
+    """What a source gives: `columns` is None where only the first record tells them.
 
-    None where there is no value: null, NaN, or nothing but blanks.
+    Paths in cells are relative to `folder`. `digest` identifies the content where it is known before it is read.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = str(value)
-    return text if text.strip() else None
+
+    records: Iterator[Record]
+    folder: Path
+    columns: Sequence[str] | None = None
+    digest: str | None = None
+    revision: str | None = None
