@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from finetune_trainer.data.columns import Where, image
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side, split
 
@@ -72,3 +73,28 @@ def test_the_split_is_the_same_on_every_machine() -> None:
     sides = sides_of(some_rows(40))
     held_out = [number for number in range(40) if sides[f"text {number}"] is Side.TEST]
     assert held_out == [6, 7, 11, 12, 18, 21, 27]
+
+
+def test_without_classes_rows_stay_where_their_content_puts_them() -> None:
+    """A task that has no label to stratify by moves no row, not even if the only row of a text is at stake."""
+    rows = [Row({"text": f"text {number}"}, "rows", number) for number in range(40)]
+    plain = split(rows, ("text",), None, 1, SHARES, [])
+    assert split(rows, ("text",), None, 1, SHARES, list(SHARES)) == plain
+    assert [int(row.values["text"].split()[1]) for row in plain[Side.TEST]] == [6, 7, 11, 12, 18, 21, 27]
+
+
+def test_a_row_with_several_labels_is_of_one_stratum_whatever_their_order() -> None:
+    rare = [("b", "a"), ("a", "b"), ("b", "a")]
+    rows = [Row({"text": f"rare {number}", "label": label}, "rows", number) for number, label in enumerate(rare)]
+    sides = split([*some_rows(200), *rows], ("text",), "label", 1, SHARES, list(SHARES))
+    assert {side: sum(row in rows for row in members) for side, members in sides.items()} == dict.fromkeys(Side, 1)
+
+
+def test_the_same_image_under_two_names_is_on_one_side() -> None:
+    cells = [{"path": f"{number}.png", "bytes": bytes([number % 20])} for number in range(100)]
+    rows = [
+        Row({"image": image(cell, Where("row", "image", "image"))}, "rows", number) for number, cell in enumerate(cells)
+    ]
+    sides = split(rows, ("image",), None, 1, SHARES, [])
+    contents = [{row.values["image"].sha256 for row in members} for members in sides.values()]
+    assert sum(map(len, contents)) == len(set.union(*contents)) == 20

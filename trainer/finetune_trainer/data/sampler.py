@@ -8,37 +8,90 @@ differ in nothing but their order.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import groupby
 
 import numpy
 
+from finetune_trainer.errors import ConfigError
 from finetune_trainer.schedule import steps_per_epoch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sampler:
-    """Each epoch is a permutation drawn from (seed, epoch); the position in it follows from the step."""
+    """Each epoch is a permutation drawn from (seed, epoch); the position in it follows from the step.
+
+    With `weights`, one a row, an epoch has each row as often as its weight says. Of a broken weight's rows it has
+    another part every epoch, so that all epochs are of one length.
+    """
 
     rows: int
     batch: int
     seed: int
+    weights: Sequence[float] | None = None
+
+    @cached_property
+    def pools(self) -> list[Pool]:
+        """The rows of each weight."""
+        weights = numpy.ones(self.rows) if self.weights is None else numpy.asarray(self.weights, dtype=float)
+        return [Pool(float(weight), numpy.flatnonzero(weights == weight)) for weight in numpy.unique(weights)]
+
+    @cached_property
+    def epoch_rows(self) -> int:
+        """Rows in an epoch, as often as they come. Raises ConfigError if there are none."""
+        count = sum(len(pool.rows) * pool.copies + pool.further for pool in self.pools)
+        if not count:
+            message = f"spec.dataset.train: with these weights an epoch has none of {self.rows} rows"
+            raise ConfigError("NothingToTrainOn", message, "give larger weights, or more rows")
+        return count
 
     @property
     def steps_per_epoch(self) -> int:
-        return steps_per_epoch(self.rows, self.batch)
+        return steps_per_epoch(self.epoch_rows, self.batch)
 
     def epoch(self, step: int) -> float:
-        """Passes over the rows after `step` steps."""
+        """Epochs that `step` steps make up."""
         whole, part = divmod(step, self.steps_per_epoch)
-        return whole + part * self.batch / self.rows
+        return whole + part * self.batch / self.epoch_rows
 
     def indices(self, step: int) -> list[int]:
         """Rows of the step that follows `step` done ones."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = _permutation(self.seed, epoch, self.rows)
-        return order[position * self.batch : (position + 1) * self.batch]
+        return _order(self, epoch)[position * self.batch : (position + 1) * self.batch]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows of one weight: an epoch has `copies` of each, and `further` of them once more."""
+
+    weight: float
+    rows: numpy.ndarray
+
+    @property
+    def copies(self) -> int:
+        return math.floor(self.weight)
+
+    @property
+    def further(self) -> int:
+        return round(len(self.rows) * (self.weight - self.copies))
+
+
+@lru_cache(maxsize=2)
+def _order(sampler: Sampler, epoch: int) -> list[int]:
+    drawn = []
+    for number, pool in enumerate(sampler.pools):
+        generator = _generator(sampler.seed, epoch, number)
+        drawn += [*[pool.rows] * pool.copies, generator.permutation(pool.rows)[: pool.further]]
+    permutation = _generator(sampler.seed, epoch).permutation(sampler.epoch_rows)
+    order: list[int] = numpy.concatenate(drawn)[permutation].tolist()
+    return order
+
+
+def _generator(*seeds: int) -> numpy.random.Generator:
+    return numpy.random.Generator(numpy.random.PCG64(list(seeds)))
 
 
 def draw_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -46,24 +99,33 @@ def draw_seed(seed: int, step: int, micro_batch: int) -> int:
 
     So there is no generator whose state would have to be saved, and the number of processes does not show.
     """
-    text = f"{seed}/{step}/{micro_batch}"
+    return _hash_of(f"{seed}/{step}/{micro_batch}")
+
+
+def row_seed(seed: int, epoch: int | str, index: int) -> int:
+    """Seed of the random numbers (masks, augmentation) for one row in one epoch, or in what a tag names: 32 bits."""
+    return _hash_of(f"row/{seed}/{epoch}/{index}")
+
+
+def _hash_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
 
 
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, rows: int) -> list[int]:
-    generator = numpy.random.Generator(numpy.random.PCG64([seed, epoch]))
-    order: list[int] = generator.permutation(rows).tolist()
-    return order
-
-
-def micro_batches(indices: Sequence[int], sizes: Sequence[int], rows: int) -> list[list[int]]:
+def micro_batches(
+    indices: Sequence[int], sizes: Sequence[int], rows: int, in_order: bool = False, alike: bool = False
+) -> list[list[int]]:
     """`indices` in micro-batches of at most `rows`, alike in size, the longest first.
 
-    `sizes` has the tokens of every row of the data set.
+    `sizes` has the tokens of every row of the data set. `in_order` keeps the order of `indices`, and joins a last
+    micro-batch of one row to the one before, because a batch's norm needs two. With `alike` all rows of a micro-batch
+    are of one size, for models that may not see padding.
     """
-    ordered = sorted(indices, key=lambda index: (-sizes[index], index))
-    return [ordered[start : start + rows] for start in range(0, len(ordered), rows)]
+    ordered = list(indices) if in_order else sorted(indices, key=lambda index: (-sizes[index], index))
+    runs = [list(run) for _, run in groupby(ordered, key=lambda index: sizes[index])] if alike else [ordered]
+    batches = [run[start : start + rows] for run in runs for start in range(0, len(run), rows)]
+    if in_order and len(batches) > 1 and len(batches[-1]) == 1 and not alike:
+        batches[-2:] = [batches[-2] + batches[-1]]
+    return batches
 
 
 def share(batches: Sequence[list[int]], rank: int, size: int) -> list[tuple[int, list[int]]]:
