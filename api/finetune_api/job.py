@@ -18,9 +18,12 @@ from finetune_api.names import API_VERSION, MAX_JOB_NAME, RESERVED_ENV
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
-URI_PATTERN = r"^(hf|pkg|pvc|file)://[^\s]+$|^\./[^\s]*$"
+URI_PATTERN = r"^(hf|pkg|pvc|file|s3|gs|az|https)://[^\s]+$|^\./[^\s]*$"
 VOLUME_PATTERN = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]*)?$"
-SOURCE_SCHEMES = "hf://, pkg://, pvc://claim/path, file:///absolute/path, or ./path with `finetune run`"
+SOURCE_SCHEMES = (
+    "hf://, pkg://, pvc://claim/path, s3://, gs://, az://, https://, file:///absolute/path, "
+    "or ./path with `finetune run`"
+)
 
 
 def _as_text(value: Any) -> Any:
@@ -77,6 +80,20 @@ class Reference(Document):
 
 class Task(StrEnum):
     TEXT_CLASSIFICATION = "text-classification"
+    TEXT_REGRESSION = "text-regression"
+    TOKEN_CLASSIFICATION = "token-classification"
+    QUESTION_ANSWERING = "question-answering"
+    SUMMARIZATION = "summarization"
+    TRANSLATION = "translation"
+    TEXT_GENERATION = "text-generation"
+    PREFERENCE_OPTIMIZATION = "preference-optimization"
+    FILL_MASK = "fill-mask"
+    IMAGE_CLASSIFICATION = "image-classification"
+    AUDIO_CLASSIFICATION = "audio-classification"
+    AUTOMATIC_SPEECH_RECOGNITION = "automatic-speech-recognition"
+    IMAGE_TEXT_TO_TEXT = "image-text-to-text"
+    IMAGE_TEXT_CONTRASTIVE = "image-text-contrastive"
+    MULTIMODAL_CLASSIFICATION = "multimodal-classification"
 
 
 class DataFormat(StrEnum):
@@ -85,6 +102,15 @@ class DataFormat(StrEnum):
     JSON = "Json"
     JSON_LINES = "JsonLines"
     PARQUET = "Parquet"
+    ARROW = "Arrow"
+    TEXT = "Text"
+    IMAGE_FOLDER = "ImageFolder"
+    AUDIO_FOLDER = "AudioFolder"
+
+
+class ProblemType(StrEnum):
+    SINGLE_LABEL = "SingleLabel"
+    MULTI_LABEL = "MultiLabel"
 
 
 class MethodType(StrEnum):
@@ -120,23 +146,64 @@ class OnSpecChange(StrEnum):
     IGNORE = "Ignore"
 
 
+class Encoder(Document):
+    """The pre-trained encoder of one modality."""
+
+    uri: SourceUri = Field(description=f"Where the encoder lies: {SOURCE_SCHEMES}.")
+    revision: Word | None = Field(None, description="Commit, tag or branch of a hub model.")
+
+
+class Encoders(Document):
+    """An encoder for each modality, whose outputs are joined."""
+
+    text: Encoder | None = Field(None, description="Encoder of the text column.")
+    image: Encoder | None = Field(None, description="Encoder of the image column.")
+    audio: Encoder | None = Field(None, description="Encoder of the audio column.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            " + ".join(f"({present(name)} ? 1 : 0)" for name in ("text", "image", "audio")) + " >= 2",
+            lambda encoders: len(encoders.named()) >= 2,
+            "set at least two of text, image and audio",
+        ),
+    )
+
+    def named(self) -> dict[str, Encoder]:
+        """Modality to encoder, those that are set."""
+        return {name: encoder for name in ("text", "image", "audio") if (encoder := getattr(self, name)) is not None}
+
+
 class Model(Document):
     """The pre-trained model to start from."""
 
-    uri: SourceUri = Field(description=f"Where the model lies: {SOURCE_SCHEMES}.")
+    uri: SourceUri | None = Field(None, description=f"Where the model lies: {SOURCE_SCHEMES}.")
     revision: Word | None = Field(None, description="Commit, tag or branch of a hub model.")
+    encoders: Encoders | None = Field(None, description="Instead of uri, for multimodal-classification.")
     trust_remote_code: bool = Field(False, description="Run code that comes with a hub model.")
-    secret_ref: Reference | None = Field(None, description="Secret whose keys (HF_TOKEN …) reach the trainer.")
+    secret_ref: Reference | None = Field(None, description="Secret whose keys (HF_TOKEN, AWS_…) reach the trainer.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"{present('uri')} != {present('encoders')}",
+            lambda model: (model.uri is None) != (model.encoders is None),
+            "set exactly one of uri and encoders",
+        ),
+    )
+
+    def uris(self) -> dict[str, str]:
+        """Every URI by its field's path in a manifest."""
+        if self.encoders is None:
+            return {"spec.model.uri": str(self.uri)}
+        return {f"spec.model.encoders.{name}.uri": encoder.uri for name, encoder in self.encoders.named().items()}
 
 
 class Source(Document):
-    """One file, or one data set of the hub."""
+    """One file, one folder of images or sound, or one data set of the hub."""
 
     uri: SourceUri = Field(description=f"Where the rows lie: {SOURCE_SCHEMES}.")
-    format: DataFormat = Field(DataFormat.AUTO, description="How to read the file; Auto goes by its ending.")
-    split: Word | None = Field(None, description="Split of a hub data set, `train` if absent.")
+    format: DataFormat = Field(DataFormat.AUTO, description="How to read it; Auto goes by a file's ending.")
+    split: Word | None = Field(None, description="Split of a hub data set or a folder, `train` if absent.")
+    weight: float = Field(1.0, gt=0, le=1000, description="How many times an epoch has each row; 0.5 is half of them.")
     revision: Word | None = Field(None, description="Commit, tag or branch of a hub data set.")
-    secret_ref: Reference | None = Field(None, description="Secret whose keys (HF_TOKEN …) reach the trainer.")
+    secret_ref: Reference | None = Field(None, description="Secret whose keys (HF_TOKEN, AWS_…) reach the trainer.")
 
 
 class HeldOut(Document):
@@ -164,6 +231,9 @@ class Dataset(Document):
     test: HeldOut = Field(HeldOut(fraction=0.1), description="Rows to evaluate on once, at the end.")
     columns: Annotated[dict[str, Word], Field(max_length=16)] = Field(
         {}, description="Role to column, for example `text: sentence`; a role that is absent has its own name."
+    )
+    problem_type: ProblemType = Field(
+        ProblemType.SINGLE_LABEL, description="Whether a row of a classification has one label or several."
     )
     limit: int | None = Field(None, ge=1, description="Use the first rows only.")
 
@@ -199,6 +269,9 @@ class Training(Document):
     num_train_epochs: float = Field(3.0, gt=0, le=100_000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; wins over numTrainEpochs.")
     train_batch_size: int = Field(32, ge=1, le=1_000_000, description="Rows in one optimizer step, all processes.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, le=1_000_000, description="Rows that a process computes at once; chosen by itself if absent."
+    )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     lr_scheduler_type: Scheduler = Field(Scheduler.LINEAR, description="Shape of the learning rate after warm-up.")
     warmup_steps: int | None = Field(None, ge=0, description="Steps until the peak.")
@@ -208,7 +281,9 @@ class Training(Document):
     optimizer: Literal["adamw"] = Field("adamw", description="The optimizer.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target given to all labels.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Replaces the model's own dropout.")
-    max_length: int | None = Field(None, ge=2, le=1_000_000, description="Tokens; longer texts are cut and counted.")
+    max_length: int | None = Field(None, ge=2, le=1_000_000, description="Tokens; the model's own limit if absent.")
+    truncation: bool = Field(True, description="Cut and count longer texts; false refuses them.")
+    beta: float = Field(0.1, gt=0, description="preference-optimization: how near to the reference model to stay.")
     precision: Precision = Field(
         Precision.AUTO, description="auto is bf16 on a GPU that computes in it, fp32 on a CPU."
     )
@@ -366,7 +441,7 @@ class FineTuneJob(Document):
 
 def uri_scheme(uri: str) -> str:
     """`pvc` of `pvc://claim/path`; empty for a relative path."""
-    match = re.match(r"^([a-z]+)://", uri)
+    match = re.match(r"^([a-z][a-z0-9]*)://", uri)
     return match.group(1) if match else ""
 
 

@@ -36,7 +36,7 @@ def run_config(
 
 def claims(spec: FineTuneJobSpec) -> list[str]:
     """Claims that the job reads, in the order of the manifest."""
-    read = [spec.model.uri, *(source.uri for _, source in spec.dataset.sources())]
+    read = [*spec.model.uris().values(), *(source.uri for _, source in spec.dataset.sources())]
     return list(dict.fromkeys(split_volume_uri(uri)[0] for uri in read if uri.startswith("pvc://")))
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import DistributedDataParallelKwargs  # type: ignore[import-untyped]
 
-from finetune_api.job import Precision
+from finetune_api.job import Precision, Training
 from finetune_api.run import RunConfig
 from finetune_trainer import files
 from finetune_trainer.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.data.prepare import Data, load_data
-from finetune_trainer.data.sampler import Sampler
+from finetune_trainer.data.sampler import Sampler, row_seed
 from finetune_trainer.data.split import Side
+from finetune_trainer.errors import ConfigError
 from finetune_trainer.evaluate import Encoded
-from finetune_trainer.loop import Run, SavePlan
 from finetune_trainer.methods import TrainingMethod
+from finetune_trainer.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.optimizer import build_optimizer
 from finetune_trainer.precision import choose_precision
 from finetune_trainer.record import (
@@ -31,11 +33,12 @@ from finetune_trainer.record import (
     record_of,
 )
 from finetune_trainer.report.reporter import Reporter
+from finetune_trainer.run import Run, SavePlan
 from finetune_trainer.schedule import log_interval, total_steps, warmup_steps
 from finetune_trainer.state import State, seed_everything
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks import TASKS
-from finetune_trainer.tasks.base import TaskKind
+from finetune_trainer.tasks.base import Example, Examples, TaskKind
 from finetune_trainer.world import World
 
 log = logging.getLogger(__name__)
@@ -50,15 +53,19 @@ def build_run(
     """Everything that the loop works with, at step 0."""
     training = config.training
     data = load_data(config)
-    task = TASKS[config.task].load(facts.folder, data.labels, training)
-    encoded = {side: _encode(task, data, side) for side in Side}
-    choices = _choose(config, facts, world, len(encoded[Side.TRAIN].rows), threads)
+    task = TASKS[config.task].load(facts.folder, data.labels, config)
+    examples = {side: _encode(task, data, side) for side in Side}
+    sampler = _sampler(data, config)
 
     seed_everything(training.seed)
-    model, new = task.load_model(config.model.trust_remote_code)
+    model, new = task.load_model()
     module = method.prepare(model, new)
+    norms = RunningStatistics(module)
+    _check_groups(norms, sampler)
+    choices = _choose(config, facts, world, sampler, norms, threads)
     accelerator = _accelerator(choices, world)
     replica = accelerator.prepare_model(module)
+    encoded = _with_rows(data, task.prepare(module.eval(), examples, world), training.seed)
 
     module.train()
     reporter.update(total_steps=choices.total_steps)
@@ -70,11 +77,12 @@ def build_run(
         accelerator=accelerator,
         model=module,
         replica=replica,
+        norms=norms,
         optimizer=build_optimizer(module, training),
         train=encoded[Side.TRAIN],
         validation=encoded[Side.VALIDATION],
         test=encoded[Side.TEST],
-        sampler=Sampler(len(encoded[Side.TRAIN].rows), training.train_batch_size, training.seed),
+        sampler=sampler,
         store=_store(config, facts),
         reporter=reporter,
         stop=StopFlag(),
@@ -88,24 +96,49 @@ def _store(config: RunConfig, facts: Facts) -> CheckpointStore:
     return CheckpointStore(folder, owner_of(config.job), fingerprint(config, facts), config.checkpoint.keep_last)
 
 
-def _encode(task: TaskKind, data: Data, side: Side) -> Encoded:
+def _encode(task: TaskKind, data: Data, side: Side) -> Sequence[Example]:
     rows = data.sides.get(side, [])
     if not rows:
-        return Encoded([], [])
+        return []
     examples, cut = task.encode(rows)
     if cut:
         log.info("%d of %d %s texts are longer than the model or maxLength takes, and were cut", cut, len(rows), side)
-    return Encoded(rows, examples)
+    return examples
 
 
-def _choose(config: RunConfig, facts: Facts, world: World, rows: int, threads: int) -> Choices:
+def _with_rows(data: Data, examples: Examples, seed: int) -> dict[Side, Encoded]:
+    """Each side's rows and examples; those that are only evaluated always draw the same random numbers."""
+    fixed = {
+        side: [{**example, "draw": row_seed(seed, side.value, index)} for index, example in enumerate(examples[side])]
+        for side in (Side.VALIDATION, Side.TEST)
+    }
+    return {side: Encoded(data.sides.get(side, []), fixed.get(side, examples[side])) for side in Side}
+
+
+def _sampler(data: Data, config: RunConfig) -> Sampler:
+    rows = data.sides[Side.TRAIN]
+    training = config.training
+    return Sampler(len(rows), training.train_batch_size, training.seed, tuple(row.weight for row in rows))
+
+
+def _check_groups(norms: RunningStatistics, sampler: Sampler) -> None:
+    """A batch norm cannot normalize a single row."""
+    if norms.layers and 1 in (sampler.batch, sampler.epoch_rows % sampler.batch):
+        message = f"spec.training.trainBatchSize: with {sampler.batch} the last step of an epoch has a single row"
+        hint = "the model has batch norms, which need two rows; use another number"
+        raise ConfigError("BatchTooSmall", message, hint)
+
+
+def _choose(
+    config: RunConfig, facts: Facts, world: World, sampler: Sampler, norms: RunningStatistics, threads: int
+) -> Choices:
     """The first attempt's choices, or new ones, kept in run.json from now on. The main process decides."""
     choices = None
     if world.is_main:
         folder = Path(config.folder)
         choices = kept_choices(read_record(folder))
         if choices is None:
-            choices = _new_choices(config, world, rows, threads)
+            choices = _new_choices(config, world, sampler, norms, threads)
             files.write_json(folder / files.RECORD, record_of(config, facts, choices, installed_versions()))
         else:
             _warn_if_inexact(choices, world, threads)
@@ -113,23 +146,31 @@ def _choose(config: RunConfig, facts: Facts, world: World, rows: int, threads: i
     return received
 
 
-def _new_choices(config: RunConfig, world: World, rows: int, threads: int) -> Choices:
+def _new_choices(config: RunConfig, world: World, sampler: Sampler, norms: RunningStatistics, threads: int) -> Choices:
     training = config.training
-    total = total_steps(training, rows)
+    total = total_steps(training, sampler.epoch_rows)
     return Choices(
         precision=choose_precision(training.precision, world.device).value,
         processes=world.size,
         threads=threads,
-        micro_batch_rows=_micro_batch_rows(training.train_batch_size, world),
+        micro_batch_rows=_micro_batch_rows(training, norms, world),
         log_steps=log_interval(total),
         total_steps=total,
         warmup_steps=warmup_steps(training, total),
     )
 
 
-def _micro_batch_rows(batch: int, world: World) -> int:
-    """The same for any number of processes on the CPU, as long as each has that many rows of a step."""
+def _micro_batch_rows(training: Training, norms: RunningStatistics, world: World) -> int:
+    """The same for any number of processes on the CPU, as long as each has that many rows of a step.
+
+    The rows that a batch norm takes together are part of what is computed, so they depend on nothing else.
+    """
+    batch = training.train_batch_size
+    if norms.layers:
+        return min(GROUP_ROWS, batch)
     share = -(-batch // world.size)
+    if training.micro_batch_size is not None:
+        return min(training.micro_batch_size, share)
     return min(CPU_MICRO_BATCH_ROWS, share) if world.device.type == "cpu" else share
 
 

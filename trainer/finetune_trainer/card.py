@@ -9,8 +9,10 @@ from finetune_api.job import MethodType
 from finetune_api.run import RunConfig
 
 
-def model_card(config: RunConfig, record: Mapping[str, Any], metrics: Mapping[str, float], seconds: float) -> str:
-    """The card as Markdown."""
+def model_card(
+    config: RunConfig, record: Mapping[str, Any], metrics: Mapping[str, float], seconds: float, usage: str
+) -> str:
+    """The card as Markdown; `usage` is the Python that loads the model."""
     data, model, choices = record["data"], record["model"], record["choices"]
     training = config.training
     rows = ", ".join(f"{count} {side}" for side, count in data["rows"].items())
@@ -26,13 +28,13 @@ def model_card(config: RunConfig, record: Mapping[str, Any], metrics: Mapping[st
             "",
             *_results(metrics),
             "",
-            "Measured once on rows that were held out of training. `evaluation.json` has them by class, `errors.jsonl`"
-            " the rows that went wrong.",
+            "Measured once on rows that were held out of training. `evaluation.json` has the details, `errors.jsonl`"
+            " the rows that went wrong, `predictions.jsonl` what was said of every row.",
             "",
             "## Training",
             "",
             f"- Method: {_method(config)}",
-            f"- Rows: {rows}; labels: {', '.join(data['labels'])}",
+            f"- Rows: {rows}" + (f"; labels: {', '.join(data['labels'])}" if data["labels"] else ""),
             f"- {choices['total_steps']} steps of {training.train_batch_size} rows, learning rate"
             f" {training.learning_rate:g} ({training.lr_scheduler_type}), weight decay {training.weight_decay:g}",
             f"- Seed {training.seed}, {choices['precision']}, {choices['processes']} process(es),"
@@ -42,10 +44,10 @@ def model_card(config: RunConfig, record: Mapping[str, Any], metrics: Mapping[st
             "",
             "## Use",
             "",
-            "```python",
-            "from transformers import pipeline",
+            "`finetune predict RUN FILE`, where RUN is this file's folder, or in Python beside the folder `model`:",
             "",
-            f'classify = pipeline("{config.task}", "model")  # the folder beside this file',
+            "```python",
+            usage,
             "```",
             *_adapter_note(config),
             "",

@@ -1,4 +1,4 @@
-"""Evaluation over all processes: every row once, the loss as a mean over rows, no random number drawn."""
+"""Evaluation over all processes: every row once, the loss as a mean over all that it counts, no random number drawn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 from torch import nn
 
@@ -16,8 +15,6 @@ from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks.base import Example, Report, TaskKind
 from finetune_trainer.world import World
 
-BATCH_ROWS = 64
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -26,52 +23,76 @@ class Encoded:
     rows: Sequence[Row]
     examples: Sequence[Example]
 
+    def drawn(self, index: int, seed: int) -> Example:
+        """One example with the seed of its random numbers."""
+        return {**self.examples[index], "draw": seed}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report, and what was predicted for each row."""
+
+    report: Report
+    predictions: Sequence[Any]
+
 
 class StopRequested(Exception):
     """All processes agreed, in the middle of an evaluation, that one was asked to stop."""
 
 
+@dataclass
+class _Part:
+    """What one process has evaluated."""
+
+    predictions: dict[int, Any]
+    loss: float = 0.0
+    count: float = 0.0
+
+
 def evaluate(
     model: nn.Module, task: TaskKind, data: Encoded, world: World, stop: StopFlag, baseline: Sequence[Row] | None = None
-) -> Report | None:
-    """The report over `data`; None except in the main process. Raises StopRequested in all processes at once."""
-    sizes = [task.size(example) for example in data.examples]
-    batches = micro_batches(range(len(sizes)), sizes, BATCH_ROWS)
-    indices: list[int] = []
-    loss, predictions = 0.0, []
+) -> Evaluation | None:
+    """None except in the main process. Raises StopRequested in all processes at once."""
+    batches = evaluation_batches(task, data.examples)
+    part = _Part({})
     model.eval()
     for start in range(0, len(batches), world.size):
         if world.any(stop.requested):
             model.train()
             raise StopRequested
         for batch in batches[start : start + world.size][world.rank : world.rank + 1]:
-            summed, predicted = _forward(model, task, [data.examples[index] for index in batch], world.device)
-            loss += summed
-            indices += batch
-            predictions.append(predicted)
+            _add(part, model, task, data, batch, world.device)
     model.train()
-    gathered = world.gather((indices, predictions, loss))
+    gathered = world.gather(part)
     return None if gathered is None else _judge(task, data, gathered, baseline)
 
 
+def evaluation_batches(task: TaskKind, examples: Sequence[Example]) -> list[list[int]]:
+    """Which examples are computed together: alike in size, the longest first."""
+    sizes = [task.size(example) for example in examples]
+    rows = min(task.evaluation_rows, task.training.micro_batch_size or task.evaluation_rows)
+    return micro_batches(range(len(sizes)), sizes, rows, alike=not task.pads)
+
+
 @torch.no_grad()
-def _forward(
-    model: nn.Module, task: TaskKind, examples: Sequence[Example], device: torch.device
-) -> tuple[float, numpy.ndarray]:
-    batch = task.collate(examples)
-    outputs = model(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
-    loss = task.loss(outputs, batch.targets.to(device))
-    return loss.item(), task.predict(outputs).cpu().numpy()
+def _add(
+    part: _Part, model: nn.Module, task: TaskKind, data: Encoded, indices: Sequence[int], device: torch.device
+) -> None:
+    batch = task.collate([data.examples[index] for index in indices]).to(device)
+    outputs = model(**batch.inputs)
+    if not task.whole_batch:
+        part.loss += task.loss(outputs, batch).item()
+        part.count += batch.count
+    part.predictions |= dict(zip(indices, task.predict(model, batch, outputs), strict=True))
 
 
-def _judge(task: TaskKind, data: Encoded, gathered: Sequence[Any], baseline: Sequence[Row] | None) -> Report:
-    order = [index for indices, _, _ in gathered for index in indices]
-    stacked = numpy.concatenate([part for _, parts, _ in gathered for part in parts])
-    predictions = numpy.empty_like(stacked)
-    predictions[order] = stacked
+def _judge(task: TaskKind, data: Encoded, parts: Sequence[_Part], baseline: Sequence[Row] | None) -> Evaluation:
+    found = {index: prediction for part in parts for index, prediction in part.predictions.items()}
+    predictions = [found[index] for index in range(len(data.rows))]
     report = task.judge(data.rows, predictions, baseline)
-    report.metrics["loss"] = sum(loss for _, _, loss in gathered) / len(data.rows)
-    return report
+    if count := sum(part.count for part in parts):
+        report.metrics["loss"] = sum(part.loss for part in parts) / count
+    return Evaluation(report, predictions)
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ OUTCOME = "outcome.json"
 RECORD = "run.json"
 EVALUATION = "evaluation.json"
 ERRORS = "errors.jsonl"
+PREDICTIONS = "predictions.jsonl"
 CARD = "README.md"
 MODEL = "model"
-RESULTS = (METRICS_LOG, STATUS, OUTCOME, RECORD, EVALUATION, ERRORS, CARD, MODEL)
+RESULTS = (METRICS_LOG, STATUS, OUTCOME, RECORD, EVALUATION, ERRORS, PREDICTIONS, CARD, MODEL)
 """Everything that a run writes into its folder, checkpoints apart."""
 
 
@@ -73,11 +74,11 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def digest_of(folder: Path, paths: Iterable[Path]) -> str:
-    """One hash over names and contents of `paths`, which lie in `folder`."""
+def digest_of(paths: Mapping[str, Path]) -> str:
+    """One hash over the names and the contents of files."""
     digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(f"{path.relative_to(folder)}\0{sha256_of(path)}\n".encode())
+    for name, path in sorted(paths.items()):
+        digest.update(f"{name}\0{sha256_of(path)}\n".encode())
     return digest.hexdigest()
 
 

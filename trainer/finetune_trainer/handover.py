@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from finetune_api.progress import Failure
@@ -21,13 +20,12 @@ FACTS = "facts.json"
 
 
 def write_facts(scratch: Path, facts: Facts) -> None:
-    write_json(scratch / FACTS, asdict(facts) | {"folder": asdict(facts.folder) | {"path": str(facts.folder.path)}})
+    write_json(scratch / FACTS, {"data": facts.data, "model": facts.model, "folder": facts.folder.to_dict()})
 
 
 def read_facts(scratch: Path) -> Facts:
     value = json.loads((scratch / FACTS).read_text(encoding="utf-8"))
-    folder = value["folder"] | {"path": Path(value["folder"]["path"])}
-    return Facts(value["data"], value["model"], ModelFolder(**folder))
+    return Facts(value["data"], value["model"], ModelFolder.from_dict(value["folder"]))
 
 
 def write_failure(scratch: Path, rank: int, failure: Failure) -> None:

@@ -7,86 +7,23 @@ clip, update. Nothing is read back from the device between two log points.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import nn
 
-from finetune_api.job import CheckpointPolicy, EvaluationStrategy
-from finetune_api.run import RunConfig
-from finetune_trainer.checkpoint import CheckpointStore
-from finetune_trainer.data.sampler import Sampler, draw_seed, micro_batches, share
+from finetune_api.job import EvaluationStrategy
+from finetune_trainer.data.sampler import draw_seed, row_seed, share
 from finetune_trainer.errors import Preempted
-from finetune_trainer.evaluate import Encoded, StopRequested, evaluate, prefixed
+from finetune_trainer.evaluate import StopRequested, evaluate, prefixed
+from finetune_trainer.gradients import MicroBatch, accumulate
 from finetune_trainer.optimizer import scale_gradients, set_learning_rate
-from finetune_trainer.record import Choices
-from finetune_trainer.report.reporter import Reporter
 from finetune_trainer.report.snapshot import Activity
+from finetune_trainer.run import Run
 from finetune_trainer.schedule import learning_rate_factor
-from finetune_trainer.state import State, seed_everything, write_state
-from finetune_trainer.stop import StopFlag
-from finetune_trainer.tasks.base import Batch, TaskKind
-from finetune_trainer.world import World
-
-BEST_METRIC = "validation_accuracy"
-
-
-@dataclass
-class SavePlan:
-    """When the next checkpoint is due; the main process's clock decides for all."""
-
-    policy: CheckpointPolicy
-    step: int
-    time: float
-
-    def is_due(self, step: int, now: float) -> bool:
-        if step == self.step:
-            return False
-        every_steps, every_seconds = self.policy.every_steps, self.policy.every_seconds
-        by_step = every_steps is not None and step % every_steps == 0
-        return by_step or (every_seconds is not None and now - self.time >= every_seconds)
-
-    def saved(self, step: int, now: float) -> None:
-        self.step, self.time = step, now
-
-
-@dataclass
-class Run:
-    """Everything that the loop works with. `model` is the plain module, `replica` what the gradients are shared by.
-
-    `loss` is this process's part of the window's loss, on the device.
-    """
-
-    config: RunConfig
-    choices: Choices
-    world: World
-    task: TaskKind
-    accelerator: Accelerator
-    model: nn.Module
-    replica: nn.Module
-    optimizer: torch.optim.AdamW
-    train: Encoded
-    validation: Encoded
-    test: Encoded
-    sampler: Sampler
-    store: CheckpointStore
-    reporter: Reporter
-    stop: StopFlag
-    state: State
-    saves: SavePlan
-    log_time: float = field(default_factory=time.monotonic)
-    first_step: int = 0
-    earlier_seconds: float = 0.0
-    first_time: float = field(default_factory=time.monotonic)
-    data_wait: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        self.sizes = [self.task.size(example) for example in self.train.examples]
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+from finetune_trainer.state import write_state
 
 
 @dataclass(frozen=True)
@@ -107,60 +44,47 @@ def train(run: Run) -> None:
             _validate(run)
         if run.state.step == run.choices.total_steps:
             break
-        batches = _next_batches(run)
-        agreed = _agree(run, batches)
+        parts = _next_batches(run)
+        agreed = _agree(run, parts)
         if agreed.stop:
             save_and_leave(run)
         if agreed.save:
             save(run)
-        norm = _optimize(run, batches, agreed.count)
+        norm = _optimize(run, parts, agreed.count)
         _advance(run, agreed)
         if run.state.step % run.choices.log_steps == 0 or run.state.step == run.choices.total_steps:
             _log(run, norm)
     save(run)
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """A part of a step's rows, and the seed of its random numbers."""
-
-    batch: Batch
-    seed: int
-
-
 def _next_batches(run: Run) -> list[MicroBatch]:
     """This process's micro-batches of the next step, the longest first; empty if there are too few for it."""
     started = time.monotonic()
-    cut = micro_batches(run.sampler.indices(run.state.step), run.sizes, run.choices.micro_batch_rows)
-    own = share(cut, run.world.rank, run.world.size)
-    batches = [
+    step, seed = run.state.step, run.config.training.seed
+    epoch = step // run.sampler.steps_per_epoch
+    parts = [
         MicroBatch(
-            run.task.collate([run.train.examples[index] for index in rows]),
-            draw_seed(run.config.training.seed, run.state.step, number),
+            run.task.collate([run.train.drawn(index, row_seed(seed, epoch, index)) for index in rows]),
+            number,
+            draw_seed(seed, step, number),
         )
-        for number, rows in own
+        for number, rows in share(run.cut(step), run.world.rank, run.world.size)
     ]
     run.data_wait += time.monotonic() - started
-    return batches
+    return parts
 
 
-def _agree(run: Run, batches: Sequence[MicroBatch]) -> Agreed:
-    count = sum(part.batch.count for part in batches)
-    tokens = sum(part.batch.tokens for part in batches)
+def _agree(run: Run, parts: Sequence[MicroBatch]) -> Agreed:
+    count = sum(part.batch.count for part in parts)
+    tokens = sum(part.batch.tokens for part in parts)
     save_due = run.world.is_main and run.saves.is_due(run.state.step, time.monotonic())
     totals = run.world.sum([count, tokens, float(run.stop.requested), float(save_due)])
     return Agreed(totals[0], totals[1], totals[2] > 0, totals[3] > 0)
 
 
-def _optimize(run: Run, batches: Sequence[MicroBatch], count: float) -> torch.Tensor:
+def _optimize(run: Run, parts: Sequence[MicroBatch], count: float) -> torch.Tensor:
     """One optimizer step over all processes; returns the gradient's norm before clipping, on the device."""
-    for part in batches[:-1]:
-        with run.accelerator.no_sync(run.replica):
-            _backward(run, part)
-    if batches:
-        _backward(run, batches[-1])
-    else:
-        _take_part(run)
+    accumulate(run, parts)
     # DDP has divided the sum by the number of processes.
     scale_gradients(run.parameters, run.world.size / count)
     norm = nn.utils.clip_grad_norm_(run.parameters, run.config.training.max_grad_norm)
@@ -168,21 +92,6 @@ def _optimize(run: Run, batches: Sequence[MicroBatch], count: float) -> torch.Te
     run.optimizer.step()
     run.optimizer.zero_grad()
     return norm
-
-
-def _backward(run: Run, part: MicroBatch, weight: float = 1.0) -> None:
-    seed_everything(part.seed)
-    batch, device = part.batch, run.world.device
-    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.inputs.items()}
-    outputs = run.replica(**inputs)
-    loss = run.task.loss(outputs, batch.targets.to(device, non_blocking=True)) * weight
-    run.accelerator.backward(loss)
-    run.loss += loss.detach()
-
-
-def _take_part(run: Run) -> None:
-    """Backward with weight zero: a process without rows still has to answer when gradients are summed."""
-    _backward(run, MicroBatch(run.task.collate(run.train.examples[:1]), seed=0), weight=0.0)
 
 
 def learning_rate(run: Run) -> float:
@@ -248,24 +157,24 @@ def _evaluation_is_due(run: Run) -> bool:
 def _validate(run: Run) -> None:
     run.reporter.doing(Activity.EVALUATING)
     try:
-        report = evaluate(run.model, run.task, run.validation, run.world, run.stop)
+        evaluation = evaluate(run.model, run.task, run.validation, run.world, run.stop)
     except StopRequested:
         save_and_leave(run)
     run.state.evaluated_step = run.state.step
-    if report is not None:
-        metrics = prefixed("validation", report.metrics)
-        _keep_best(run, metrics)
+    if evaluation is not None:
+        metrics = prefixed("validation", evaluation.report.metrics)
+        _keep_best(run, evaluation.report.metrics)
         run.state.metrics = metrics
         run.reporter.update(metrics=metrics)
         run.reporter.record(metrics)
     run.reporter.doing(Activity.TRAINING)
 
 
-def _keep_best(run: Run, metrics: dict[str, float]) -> None:
-    best = run.state.best
-    value = metrics[BEST_METRIC]
-    if best is None or value > best["value"]:
-        run.state.best = {"metric": BEST_METRIC, "value": value, "step": run.state.step}
+def _keep_best(run: Run, metrics: Mapping[str, float]) -> None:
+    goal, best = run.task.goal, run.state.best
+    value = metrics.get(goal.metric)
+    if value is not None and (best is None or goal.improves(value, best["value"])):
+        run.state.best = {"metric": f"validation_{goal.metric}", "value": value, "step": run.state.step}
 
 
 def save(run: Run) -> None:

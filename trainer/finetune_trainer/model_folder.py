@@ -2,65 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from finetune_api.job import Model
 from finetune_trainer.data.hub import download_model
 from finetune_trainer.data.uri import Places, is_hub, local_path
 from finetune_trainer.errors import ConfigError, nearest
 from finetune_trainer.files import read_json
 
-FIELD = "spec.model.uri"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+SHIFTED = ("roberta", "camembert", "xlm", "mpnet", "longformer", "data2vec-text", "xmod")
+"""Architectures, by the beginning of their type, that count positions from the one after padding."""
+ARCHITECTURES = Path(__file__).with_name("architectures.json")
+
+
+class Part(Enum):
+    """What lies beside a model's weights: its name, and the files that it may be in."""
+
+    TOKENIZER = ("tokenizer", ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model"))
+    IMAGE_PROCESSOR = ("image processor", ("preprocessor_config.json", "processor_config.json"))
+    FEATURE_EXTRACTOR = ("feature extractor", ("preprocessor_config.json", "processor_config.json"))
+
+    def __init__(self, title: str, files: tuple[str, ...]) -> None:
+        self.title = title
+        self.files = files
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a task needs of a model's folder."""
+
+    auto_classes: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def model_types(self) -> set[str]:
+        """`model_type` of every architecture that one of the auto classes loads."""
+        return {kind for name in self.auto_classes for kind in architectures()[name]}
+
+
+@cache
+def architectures() -> Mapping[str, Collection[str]]:
+    """Auto class of transformers to the model types that it loads, known without importing transformers."""
+    known: dict[str, list[str]] = json.loads(ARCHITECTURES.read_text(encoding="utf-8"))
+    return known
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on this machine. `positions` is the most tokens that it takes, `revision` its commit on the hub."""
+    """A model on this machine. `positions` is the most tokens that it takes, `revision` its commit on the hub.
+
+    A model of several encoders has no path of its own.
+    """
 
     path: Path
     model_type: str
-    positions: int | None
+    positions: int | None = None
     revision: str | None = None
+    encoders: Mapping[str, ModelFolder] = field(default_factory=dict)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Every file with its name, the encoders' below their modality."""
+        for name, encoder in self.encoders.items():
+            yield from ((f"{name}/{file}", path) for file, path in encoder.files())
+        if not self.encoders:
+            yield from ((path.name, path) for path in self.path.iterdir() if path.is_file())
+
+    def to_dict(self) -> dict[str, Any]:
+        encoders = {name: encoder.to_dict() for name, encoder in self.encoders.items()}
+        return {**vars(self), "path": str(self.path), "encoders": encoders}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        encoders = {name: cls.from_dict(encoder) for name, encoder in value["encoders"].items()}
+        return cls(**{**value, "path": Path(value["path"]), "encoders": encoders})
 
 
-def find_model(model: Model, model_types: Collection[str], places: Places) -> ModelFolder:
-    """The model that the manifest names, downloaded if need be. Raises ConfigError if the task cannot use it."""
-    if not is_hub(model.uri):
-        return _check(local_path(model.uri, places, FIELD), model.uri, model_types, weights=True)
-    _check(download_model(model.uri, model.revision, FIELD, weights=False), model.uri, model_types, weights=False)
-    folder = download_model(model.uri, model.revision, FIELD, weights=True)
-    return _check(folder, model.uri, model_types, weights=True, revision=folder.name)
+def find_folder(uri: str, revision: str | None, place: str, needs: Needs, places: Places) -> ModelFolder:
+    """The model that the field `place` names, downloaded if need be. Raises ConfigError if `needs` cannot use it."""
+    if not is_hub(uri):
+        return read_folder(local_path(uri, places, place), f"{place}: {uri}", needs)
+    small = download_model(uri, revision, place, weights=False)
+    read_folder(small, f"{place}: {uri}", needs, weights=False)
+    folder = download_model(uri, revision, place, weights=True)
+    return read_folder(folder, f"{place}: {uri}", needs, revision=folder.name)
 
 
-def _check(
-    folder: Path, uri: str, model_types: Collection[str], weights: bool, revision: str | None = None
+def read_folder(
+    folder: Path, title: str, needs: Needs, weights: bool = True, revision: str | None = None
 ) -> ModelFolder:
+    """A folder as a model. Raises ConfigError, beginning with `title`, if it is none that `needs` can use."""
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or "model_type" not in config:
-        message = f"{FIELD}: {uri} has no config.json with a model_type"
+        message = f"{title} has no config.json with a model_type"
         raise ConfigError("NotAModel", message, "name a folder as transformers' save_pretrained writes it")
     kind = str(config["model_type"])
-    if kind not in model_types:
-        message = f"{FIELD}: {uri} is a {kind} model, which cannot do this task"
-        raise ConfigError("UnsupportedModel", message, nearest(kind, model_types, "model types that can"))
-    if not any((folder / name).exists() for name in TOKENIZERS):
-        raise ConfigError("NotAModel", f"{FIELD}: {uri} has no tokenizer", f"it needs one of {', '.join(TOKENIZERS)}")
+    if kind not in needs.model_types:
+        message = f"{title} is a {kind} model, which cannot do this task"
+        raise ConfigError("UnsupportedModel", message, nearest(kind, needs.model_types, "model types that can"))
+    for part in needs.parts:
+        if not any((folder / name).exists() for name in part.files):
+            raise ConfigError("NotAModel", f"{title} has no {part.title}", f"it needs one of {', '.join(part.files)}")
     if weights and not any((folder / name).exists() for name in WEIGHTS):
-        raise ConfigError("NotAModel", f"{FIELD}: {uri} has no weights", f"it needs one of {', '.join(WEIGHTS)}")
+        raise ConfigError("NotAModel", f"{title} has no weights", f"it needs one of {', '.join(WEIGHTS)}")
     return ModelFolder(folder, kind, _positions(config), revision)
 
 
-def _positions(config: dict[str, Any]) -> int | None:
-    """RoBERTa counts its positions from the one after padding, so it takes fewer tokens than it has positions."""
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int):
+def _positions(config: Mapping[str, Any]) -> int | None:
+    """Most tokens of one text; None where the architecture has no such limit, or it is another part's."""
+    settings = config.get("text_config") or config
+    positions = next((settings[name] for name in ("max_position_embeddings", "n_positions") if name in settings), None)
+    if not isinstance(positions, int) or config["model_type"] == "t5":
         return None
-    return positions - int(config.get("pad_token_id", 1)) - 1 if config["model_type"] == "roberta" else positions
+    shifted = str(config["model_type"]).startswith(SHIFTED)
+    return positions - int(config.get("pad_token_id", 1)) - 1 if shifted else positions
 
 
 def check_max_length(max_length: int | None, model: ModelFolder) -> None:

@@ -14,9 +14,12 @@ from finetune_api.run import RunConfig
 from finetune_trainer.data.prepare import load_data, places_of
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import OUTCOME, read_json
-from finetune_trainer.model_folder import check_max_length, find_model
+from finetune_trainer.model_folder import ModelFolder, Needs, check_max_length, find_folder
 from finetune_trainer.record import Facts, check_same_data, facts_of
 from finetune_trainer.tasks import TASKS
+from finetune_trainer.tasks.base import TaskKind
+
+MODEL_FIELD = "spec.model.uri"
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -38,13 +41,38 @@ def is_finished(folder: Path) -> bool:
     return isinstance(outcome, dict) and outcome.get("outcome") == Result.SUCCEEDED
 
 
+def find_model(config: RunConfig, task: type[TaskKind]) -> ModelFolder:
+    """The model, or the encoders, that the run starts from. Raises ConfigError if the task cannot use them."""
+    places, needs = places_of(config), Needs(task.auto_classes, task.parts)
+    if config.model.encoders is None and task.encoders:
+        message = f"spec.model.uri: {config.task} joins several encoders"
+        hint = f"set spec.model.encoders with at least two of {', '.join(task.encoders)}"
+        raise ConfigError("EncodersMissing", message, hint)
+    if config.model.encoders is None:
+        return find_folder(str(config.model.uri), config.model.revision, MODEL_FIELD, needs, places)
+    if not task.encoders:
+        message = f"spec.model.encoders: {config.task} takes one model"
+        raise ConfigError("UnsupportedModel", message, "set spec.model.uri instead")
+    found = {
+        name: find_folder(
+            encoder.uri,
+            encoder.revision,
+            f"spec.model.encoders.{name}.uri",
+            Needs(task.auto_classes, (task.encoders[name],)),
+            places,
+        )
+        for name, encoder in config.model.encoders.named().items()
+    }
+    return ModelFolder(Path(), "+".join(encoder.model_type for encoder in found.values()), encoders=found)
+
+
 def check_inputs(config: RunConfig, record: Mapping[str, Any] | None) -> Facts:
     """Read and check rows and model, and compare them with what the run began with.
 
     Raises ConfigError, DataError or Unavailable.
     """
     data = load_data(config)
-    model = find_model(config.model, TASKS[config.task].model_types, places_of(config))
+    model = find_model(config, TASKS[config.task])
     check_max_length(config.training.max_length, model)
     facts = facts_of(config, data, model)
     if record is not None:

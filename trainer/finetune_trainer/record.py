@@ -48,12 +48,11 @@ class Facts:
 
 def facts_of(config: RunConfig, data: Data, model: ModelFolder) -> Facts:
     """Reads the model's files once to hash them."""
-    files = [path for path in model.path.iterdir() if path.is_file()]
     about_model = {
-        "uri": config.model.uri,
+        "uri": ", ".join(config.model.uris().values()),
         "modelType": model.model_type,
         "revision": model.revision,
-        "sha256": digest_of(model.path, files),
+        "sha256": digest_of(dict(model.files())),
     }
     return Facts(data.record(), about_model, model)
 

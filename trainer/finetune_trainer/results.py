@@ -7,12 +7,12 @@ from pathlib import Path
 
 from finetune_trainer import files
 from finetune_trainer.card import model_card
-from finetune_trainer.evaluate import StopRequested, evaluate, prefixed
-from finetune_trainer.loop import Run, save_and_leave
+from finetune_trainer.evaluate import Evaluation, StopRequested, evaluate, prefixed
+from finetune_trainer.loop import save_and_leave
 from finetune_trainer.methods import TrainingMethod
 from finetune_trainer.record import read_record
 from finetune_trainer.report.snapshot import Activity
-from finetune_trainer.tasks.base import Report
+from finetune_trainer.run import Run
 
 log = logging.getLogger(__name__)
 READABLE = 0o644
@@ -23,20 +23,19 @@ def finish(run: Run, method: TrainingMethod) -> None:
     """Evaluate once on the test rows and leave model, evaluation, wrong rows and card in the run's folder."""
     run.reporter.doing(Activity.EVALUATING)
     try:
-        report = evaluate(run.model, run.task, run.test, run.world, run.stop, baseline=run.train.rows)
+        evaluation = evaluate(run.model, run.task, run.test, run.world, run.stop, baseline=run.train.rows)
     except StopRequested:
         save_and_leave(run)
-    if report is None:
+    if evaluation is None:
         return
     run.reporter.doing(Activity.SAVING)
-    metrics = prefixed("test", report.metrics)
+    metrics = prefixed("test", evaluation.report.metrics)
     run.reporter.record(metrics)
     run.reporter.update(metrics={**run.reporter.now.metrics, **metrics})
     _save_model(run, method)
-    _write_results(run, report, metrics)
-    for name in ("accuracy", "baseline_accuracy", "f1_macro"):
-        if (value := metrics.get(f"test_{name}")) is not None:
-            log.info("test_%s %.4f", name, value)
+    _write_results(run, evaluation, metrics)
+    for name, value in metrics.items():
+        log.info("%s %.4f", name, value)
 
 
 def _save_model(run: Run, method: TrainingMethod) -> None:
@@ -54,9 +53,12 @@ def _save_model(run: Run, method: TrainingMethod) -> None:
     temporary.rename(folder / files.MODEL)
 
 
-def _write_results(run: Run, report: Report, metrics: dict[str, float]) -> None:
-    folder = Path(run.config.folder)
+def _write_results(run: Run, evaluation: Evaluation, metrics: dict[str, float]) -> None:
+    folder, report = Path(run.config.folder), evaluation.report
     files.write_json(folder / files.EVALUATION, {"metrics": metrics, "best": run.state.best, **report.details})
     files.write_atomic(folder / files.ERRORS, "".join(files.json_line(error) for error in report.errors))
+    said = zip(run.test.rows, evaluation.predictions, strict=True)
+    lines = ({"source": row.source, "row": row.number, **run.task.present(prediction)} for row, prediction in said)
+    files.write_atomic(folder / files.PREDICTIONS, "".join(files.json_line(line) for line in lines))
     record = read_record(folder) or {}
-    files.write_atomic(folder / files.CARD, model_card(run.config, record, metrics, run.state.seconds))
+    files.write_atomic(folder / files.CARD, model_card(run.config, record, metrics, run.state.seconds, run.task.usage))

@@ -202,7 +202,8 @@ def _has_checkpoint(config: RunConfig) -> bool:
 
 def _succeeded(config: RunConfig) -> Outcome:
     model = Path(config.folder, files.MODEL)
-    digest = f"sha256:{files.digest_of(model, files.files_below(model))}" if model.is_dir() else None
+    saved = {str(path.relative_to(model)): path for path in files.files_below(model)} if model.is_dir() else {}
+    digest = f"sha256:{files.digest_of(saved)}" if saved else None
     output = Output(uri=config.output_uri or str(Path(config.folder).resolve()), digest=digest)
     return Outcome(outcome=Result.SUCCEEDED, output=output)
 

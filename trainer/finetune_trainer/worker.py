@@ -21,7 +21,7 @@ from finetune_trainer.build import build_run
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.faults import explain
 from finetune_trainer.log import Tail, set_up_logging
-from finetune_trainer.loop import Run, train
+from finetune_trainer.loop import train
 from finetune_trainer.methods import METHODS
 from finetune_trainer.parent import end_with_parent
 from finetune_trainer.preflight import load_run_config
@@ -33,6 +33,7 @@ from finetune_trainer.report.reporter import MetricsLog, Reporter
 from finetune_trainer.report.snapshot import Sink
 from finetune_trainer.report.status_file import StatusFile
 from finetune_trainer.results import finish
+from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, read_settings
 from finetune_trainer.state import read_state
 from finetune_trainer.world import World, open_world

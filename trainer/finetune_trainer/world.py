@@ -49,6 +49,14 @@ class World:
         distributed.gather_object(value, gathered)
         return gathered
 
+    def all_gather(self, value: Any) -> list[Any]:
+        """The values of all processes in the order of their ranks, in each of them."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.size
+        distributed.all_gather_object(gathered, value)
+        return gathered
+
     def broadcast(self, value: Any) -> Any:
         """The main process's value."""
         if self.size == 1:

@@ -139,11 +139,8 @@ def _below(place: str, problem: Problem) -> Problem:
 
 
 def _relative_paths(spec: FineTuneJobSpec) -> Iterator[Problem]:
-    uris = [
-        ("spec.model.uri", spec.model.uri),
-        *((f"{field}.uri", source.uri) for field, source in spec.dataset.sources()),
-    ]
-    for field, uri in uris:
+    sources = {f"{field}.uri": source.uri for field, source in spec.dataset.sources()}
+    for field, uri in (spec.model.uris() | sources).items():
         if uri.startswith("./"):
             yield Problem(field, f"{uri!r} is relative to a machine", "use pvc://claim/path, hf:// or pkg://")
 
@@ -182,7 +179,7 @@ def _mounted(uri: str) -> str:
 
 def claims(spec: FineTuneJobSpec | RunConfig) -> dict[str, bool]:
     """Every claim that the run mounts, and whether it is written to."""
-    read = [spec.model.uri, *(source.uri for _, source in spec.dataset.sources())]
+    read = [*spec.model.uris().values(), *(source.uri for _, source in spec.dataset.sources())]
     written = [uri for uri in (spec.output.uri, spec.checkpoint.uri) if uri]
     result = {split_volume_uri(uri)[0]: False for uri in read if uri.startswith("pvc://")}
     return result | {split_volume_uri(uri)[0]: True for uri in written}

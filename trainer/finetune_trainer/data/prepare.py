@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_api.job import EvaluationStrategy, HeldOut, Source
 from finetune_api.run import RunConfig
+from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import Loaded, load_source
 from finetune_trainer.data.split import Side, split
@@ -34,7 +35,7 @@ class Data:
         digest = hashlib.sha256()
         for side, rows in sorted(self.sides.items()):
             for row in rows:
-                digest.update(json.dumps([side, row.values], sort_keys=True).encode())
+                digest.update(json.dumps([side, plain(row.values), row.weight], sort_keys=True).encode())
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
@@ -54,22 +55,20 @@ def places_of(config: RunConfig) -> Places:
 def load_data(config: RunConfig) -> Data:
     """Read, split and check the rows. Raises ConfigError, DataError or Unavailable."""
     task, dataset = TASKS[config.task], config.dataset
-    columns = task.roles.columns(dataset.columns)
-    places = places_of(config)
     held_out = {Side.TEST: dataset.test, Side.VALIDATION: dataset.validation}
     shares = _shares(held_out)
 
-    loaded = _load_all(dataset.train, columns, places, f"{FIELD}.train")
+    loaded = _load_all(dataset.train, config, f"{FIELD}.train")
     rows = [row for source in loaded for row in source.rows][: dataset.limit]
     stratified = [side for side in shares if held_out[side].stratify]
     sides = split(rows, task.inputs, task.target, config.training.seed, shares, stratified)
     for side, wanted in held_out.items():
         if wanted.sources is not None:
-            own = _load_all(wanted.sources, columns, places, f"{FIELD}.{side}.sources")
+            own = _load_all(wanted.sources, config, f"{FIELD}.{side}.sources")
             sides[side] = [row for source in own for row in source.rows]
             loaded += own
     _check_sides(sides, held_out, len(rows), config)
-    return Data(sides, task.check(sides), loaded)
+    return Data(sides, task.check(sides, config), loaded)
 
 
 def _shares(held_out: Mapping[Side, HeldOut]) -> dict[Side, float]:
@@ -80,8 +79,9 @@ def _shares(held_out: Mapping[Side, HeldOut]) -> dict[Side, float]:
     return shares
 
 
-def _load_all(sources: Sequence[Source], columns: Mapping[str, str], places: Places, field: str) -> list[Loaded]:
-    return [load_source(source, columns, places, f"{field}[{number}]") for number, source in enumerate(sources)]
+def _load_all(sources: Sequence[Source], config: RunConfig, field: str) -> list[Loaded]:
+    roles, names, places = TASKS[config.task].roles, config.dataset.columns, places_of(config)
+    return [load_source(source, roles, names, places, f"{field}[{number}]") for number, source in enumerate(sources)]
 
 
 def _check_sides(

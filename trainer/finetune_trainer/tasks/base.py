@@ -1,42 +1,56 @@
 """What a task is: everything that differs between learning to classify and learning anything else.
 
-A task file imports torch and transformers only where it computes, because the supervisor reads the upper half of it,
-roles, model types and the check of the rows, in a process that has no torch.
+A task file imports torch and transformers only where it computes, because the supervisor reads its upper half, the
+roles, the architectures and the check of the rows, in a process that has no torch.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from finetune_api.job import Training
+from finetune_api.run import RunConfig
+from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.rows import Row
-from finetune_trainer.data.sources import Roles
 from finetune_trainer.data.split import Side
-from finetune_trainer.model_folder import ModelFolder
+from finetune_trainer.model_folder import ModelFolder, Needs, Part, read_folder
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedModel
+
+    from finetune_trainer.world import World
 
 Rows = Mapping[Side, Sequence[Row]]
 Example = Mapping[str, Any]
-"""One encoded row, as plain values."""
+"""One encoded row, as plain values. In training and evaluation it also has `draw`, the seed of its random numbers."""
+Examples = Mapping[Side, Sequence[Example]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples as tensors on the host.
+    """Examples as tensors: what the model's forward takes, and what the loss takes.
 
-    `count` is what the task divides the summed loss by (rows here), `tokens` the tokens that are not padding.
+    `count` is what the task divides the summed loss by, `tokens` the positions that are not padding, `notes` what a
+    prediction needs beside the model's outputs; it stays on the host.
     """
 
     inputs: dict[str, torch.Tensor]
-    targets: torch.Tensor
-    count: int
+    targets: dict[str, torch.Tensor]
+    count: float
     tokens: int
+    notes: Any = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        targets = {name: tensor.to(device, non_blocking=True) for name, tensor in self.targets.items()}
+        return replace(self, inputs=inputs, targets=targets)
 
 
 @dataclass(frozen=True)
@@ -48,44 +62,125 @@ class Report:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
 
-class TaskKind(Protocol):
+class Better(Enum):
+    """Which of two values of a metric is the better one."""
+
+    HIGHER = 1
+    LOWER = -1
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The metric that says which evaluation was the best."""
+
+    metric: str
+    better: Better = Better.HIGHER
+
+    def improves(self, value: float, best: float) -> bool:
+        return (value - best) * self.better.value > 0
+
+
+class TaskKind(ABC):
     """One task of DESIGN's table."""
 
     roles: ClassVar[Roles]
     inputs: ClassVar[tuple[str, ...]]
     """Roles that the model sees; rows that are equal in them stay on one side of a split."""
-    target: ClassVar[str]
-    model_types: ClassVar[frozenset[str]]
-    """`model_type` in config.json of the architectures that can do it."""
+    target: ClassVar[str | None] = None
+    """Role with the classes whose shares a split keeps; None where there are none."""
+    auto_classes: ClassVar[tuple[str, ...]]
+    """Auto classes of transformers, the preferred first; an architecture that one of them loads can do the task."""
+    parts: ClassVar[tuple[Part, ...]]
+    """What must lie beside the weights."""
+    encoders: ClassVar[Mapping[str, Part]] = {}
+    """Where several encoders are joined: the modalities, and what must lie beside each encoder's weights."""
+    goal: ClassVar[Goal]
+    usage: ClassVar[str]
+    """Python lines that load and use the saved model in the folder `model`."""
+    whole_batch: ClassVar[bool] = False
+    """The loss compares all rows of an optimizer step: see `embed` and `contrast`."""
+    evaluation_rows: ClassVar[int] = 64
+    """Rows that an evaluation computes at once."""
+
+    def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
+        self.source = source
+        self.labels = list(labels)
+        self.config = config
+        self.training = config.training
+
+    @property
+    def pads(self) -> bool:
+        """Whether the model's result for a row is the same beside longer rows."""
+        return True
 
     @classmethod
-    def check(cls, rows: Rows) -> list[str]:
-        """The labels in their order. Raises DataError if the rows cannot be learned from."""
+    def check(cls, rows: Rows, config: RunConfig) -> list[str]:  # noqa: ARG003
+        """The labels in their order, none for most tasks. Raises DataError if the rows cannot be learned from."""
+        return []
 
     @classmethod
-    def load(cls, source: ModelFolder, labels: Sequence[str], training: Training) -> Self:
-        """The task with its tokenizer, from a model's folder."""
+    def load(cls, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> Self:
+        """The task with its tokenizer or processor, from a model's folder."""
+        return cls(source, labels, config)
 
-    def load_model(self, trust_remote_code: bool) -> tuple[PreTrainedModel, list[str]]:
+    @classmethod
+    def saved(cls, folder: Path, labels: Sequence[str], config: RunConfig) -> Self:
+        """The task of a model that a run saved in `folder`."""
+        return cls.load(read_folder(folder, str(folder), Needs(cls.auto_classes, cls.parts)), labels, config)
+
+    @abstractmethod
+    def load_model(self) -> tuple[PreTrainedModel, list[str]]:
         """The pre-trained model with this task's head in 32 bits, and the names of its new parameters."""
 
+    @abstractmethod
     def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
-        """Rows as examples, and how many of them were cut to the longest length."""
+        """Rows as examples, and how many of them were cut to the longest length. Rows to predict lack the target."""
 
+    @abstractmethod
     def size(self, example: Example) -> int:
-        """Tokens of an example."""
+        """What an example costs beside others: tokens, audio samples; 1 where all cost the same."""
 
+    def prepare(self, model: nn.Module, examples: Examples, world: World) -> Examples:  # noqa: ARG002
+        """A last look at the model before training begins; returns the examples to train and evaluate on."""
+        return examples
+
+    @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Examples as one batch, padded to the longest of them."""
 
-    def loss(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
-        """The loss summed over the batch, in 32 bits."""
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """The loss summed over the batch, in 32 bits; to be divided by the counts of all batches."""
+        raise NotImplementedError
 
-    def predict(self, outputs: Any) -> torch.Tensor:
-        """What the metrics need of each row: a tensor whose first dimension is the row."""
+    def embed(self, outputs: Any) -> tuple[torch.Tensor, ...]:
+        """With `whole_batch`: what of each row is compared with all others, tensors of shape (rows, …)."""
+        raise NotImplementedError
 
-    def judge(self, rows: Sequence[Row], predictions: Any, baseline: Sequence[Row] | None) -> Report:
-        """Metrics of `predictions`, an array over `rows`; beside them those of a guess from `baseline` alone."""
+    def contrast(self, model: nn.Module, *embeddings: torch.Tensor) -> torch.Tensor:
+        """With `whole_batch`: the loss summed over all rows of an optimizer step."""
+        raise NotImplementedError
 
+    def shared_parameters(self, model: nn.Module) -> list[nn.Parameter]:  # noqa: ARG002
+        """With `whole_batch`: parameters that `contrast` itself reads."""
+        return []
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[Any]:
+        """What the metrics need of each row, on the host."""
+
+    @abstractmethod
+    def judge(self, rows: Sequence[Row], predictions: Sequence[Any], baseline: Sequence[Row] | None) -> Report:
+        """Metrics of `predictions` over `rows`; beside them those of a guess from `baseline`, the training rows."""
+
+    @abstractmethod
+    def present(self, prediction: Any) -> dict[str, Any]:
+        """A prediction as people read it, in JSON values."""
+
+    def answer(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """What `finetune predict` says of each example; the model is in evaluation mode."""
+        batch = self.collate(examples).to(next(model.parameters()).device)
+        return [self.present(prediction) for prediction in self.predict(model, batch, model(**batch.inputs))]
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
-        """Put what belongs to the model beside it: the tokenizer."""
+        """Put what belongs to the model beside it: tokenizer or processor."""

@@ -1,0 +1,122 @@
+"""`finetune predict`: what a run's model says of new rows, one JSON object a line.
+
+The rows are read as in training, but need not have the target; the model is the one that the run saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.job import Source
+from finetune_api.progress import ExitCode
+from finetune_api.run import RunConfig
+from finetune_trainer import files, handover
+from finetune_trainer.data.columns import Where
+from finetune_trainer.data.rows import Row
+from finetune_trainer.data.sources import load_source
+from finetune_trainer.data.uri import Places
+from finetune_trainer.errors import ConfigError, RunError
+from finetune_trainer.record import read_record
+from finetune_trainer.tasks import TASKS
+
+if TYPE_CHECKING:
+    from finetune_trainer.tasks.base import TaskKind
+
+log = logging.getLogger(__name__)
+GIVEN = "the command line"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the predictions, or write them to a file; returns the exit code."""
+    options = _options(arguments)
+    os.environ.update(handover.offline_environment(os.environ))
+    try:
+        config, labels = _read_run(options.run)
+        rows = _given(options.input, config) if options.input else _read_rows(options.file, config)
+        _write(_numbered(rows, predict(options.run / files.MODEL, rows, labels, config)), options.output)
+    except RunError as error:
+        print(f"{error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    return ExitCode.DONE
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="finetune predict")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("file", nargs="?")
+    parser.add_argument("--input", action="append", default=[])
+    parser.add_argument("--output", type=Path)
+    return parser.parse_args(arguments)
+
+
+def _read_run(folder: Path) -> tuple[RunConfig, list[str]]:
+    record = read_record(folder)
+    if record is None or not (folder / files.MODEL).is_dir():
+        message = f"{folder} holds no finished run: it has no {files.RECORD} or no {files.MODEL}/"
+        raise ConfigError("NotARun", message, "name the folder that `finetune run` or a FineTuneJob left")
+    return RunConfig.model_validate(record["config"]), record["data"]["labels"]
+
+
+def _read_rows(file: str, config: RunConfig) -> list[Row]:
+    """Rows of a file on this machine, or of any URI that a manifest may name."""
+    uri = file if "://" in file else Path(file).absolute().as_uri()
+    roles = TASKS[config.task].roles
+    source = Source(uri=uri)
+    return load_source(source, roles, config.dataset.columns, Places(), "FILE", predicting=True).rows
+
+
+def _given(inputs: Sequence[str], config: RunConfig) -> list[Row]:
+    """One row, of `role=value` arguments."""
+    values = dict(_split(item) for item in inputs)
+    roles = TASKS[config.task].roles
+    found = roles.resolve({}, list(values), GIVEN, predicting=True)
+    where = {role: Where(GIVEN, role, role, Path.cwd()) for role in found}
+    return [Row({role: roles.kinds[role](values[role], where[role]) for role in found}, GIVEN, 1)]
+
+
+def _split(item: str) -> tuple[str, str]:
+    role, separator, value = item.partition("=")
+    if not separator:
+        raise ConfigError("NoValue", f"--input {item} has no value", "write --input role=value")
+    return role, value
+
+
+def predict(folder: Path, rows: Sequence[Row], labels: Sequence[str], config: RunConfig) -> list[dict[str, Any]]:
+    """What the model in `folder` says of each row."""
+    import torch
+
+    from finetune_trainer.evaluate import evaluation_batches
+
+    task: TaskKind = TASKS[config.task].saved(folder, labels, config)
+    model, _ = task.load_model()
+    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+    torch.nn.Module.eval(model)
+    examples, _ = task.encode(rows)
+    answers: dict[int, dict[str, Any]] = {}
+    with torch.no_grad():
+        for batch in evaluation_batches(task, examples):
+            answers |= zip(batch, task.answer(model, [examples[index] for index in batch]), strict=True)
+    return [answers[index] for index in range(len(rows))]
+
+
+def _numbered(rows: Sequence[Row], answers: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    return ({"row": row.number, **answer} for row, answer in zip(rows, answers, strict=True))
+
+
+def _write(answers: Iterable[dict[str, Any]], output: Path | None) -> None:
+    lines = "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
+    if output is None:
+        print(lines, end="")
+    else:
+        files.write_atomic(output, lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

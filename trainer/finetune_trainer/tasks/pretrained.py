@@ -1,0 +1,94 @@
+"""Loading what a model's folder holds, with errors that name the field and say what would work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.run import RunConfig
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.model_folder import ModelFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(source: ModelFolder, pads: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer; one that `pads` but has no token for it uses its end-of-text token, which the model masks."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = _load("tokenizer", "tokenizer.json", AutoTokenizer.from_pretrained, source)
+    if pads and tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            message = "spec.model.uri: its tokenizer has neither a pad token nor an end-of-text token"
+            raise ConfigError("NoPadToken", message, "set pad_token in its tokenizer_config.json")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_image_processor(source: ModelFolder) -> Any:
+    """The image processor on Pillow, which is the same on every machine."""
+    from transformers import AutoImageProcessor
+
+    def load(path: str) -> Any:
+        return AutoImageProcessor.from_pretrained(path, backend="pil")  # type: ignore[no-untyped-call]
+
+    return _load("image processor", "preprocessor_config.json", load, source)
+
+
+def load_feature_extractor(source: ModelFolder) -> Any:
+    from transformers import AutoFeatureExtractor
+
+    return _load("feature extractor", "preprocessor_config.json", AutoFeatureExtractor.from_pretrained, source)
+
+
+def _load(what: str, file: str, loader: Callable[[str], Any], source: ModelFolder) -> Any:
+    try:
+        return loader(str(source.path))
+    except (OSError, ValueError, KeyError) as error:
+        message = f"spec.model.uri: its {what} does not load: {error}"
+        raise ConfigError(
+            f"{what.title().replace(' ', '')}Unreadable", message, f"give a folder with {file}"
+        ) from error
+
+
+def load_config(source: ModelFolder, config: RunConfig, **changes: Any) -> PreTrainedConfig:
+    """The model's configuration with `changes`, and with the manifest's dropout where the architecture has one."""
+    from transformers import AutoConfig
+
+    trust = config.model.trust_remote_code
+    found: PreTrainedConfig = AutoConfig.from_pretrained(str(source.path), trust_remote_code=trust, **changes)
+    _set_dropout(found, config.training.dropout)
+    return found
+
+
+def load_weights(
+    auto_class: Any, source: ModelFolder, config: RunConfig, model_config: PreTrainedConfig
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in 32 bits, and the names of the parameters that its file does not have, or has in another shape."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        model, loading = auto_class.from_pretrained(
+            str(source.path),
+            config=model_config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+    except (OSError, SafetensorError) as error:
+        message = f"spec.model.uri: its weights do not load: {error}"
+        raise ConfigError("ModelUnreadable", message, "give a whole model.safetensors") from error
+    new = {*loading["missing_keys"], *(str(key[0]) for key in loading["mismatched_keys"])}
+    return model, sorted(new)
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
+    """Replace every dropout probability that the architecture has a field for."""
+    if dropout is None:
+        return
+    for name in config.to_dict():
+        if name == "dropout" or name.endswith(("_dropout", "_dropout_prob", "_pdrop", "dropout_rate")):
+            setattr(config, name, dropout)
