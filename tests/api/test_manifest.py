@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.job import Task
 from finetune_api.manifest import InvalidManifest, Problem, parse_job, read_yaml
 from support.manifests import a_manifest
 
@@ -65,7 +66,7 @@ def test_null_means_absent() -> None:
             [
                 Problem(
                     "spec.task",
-                    "'text-clasification' is not one of 'text-classification'",
+                    f"'text-clasification' is not one of {', '.join(repr(str(task)) for task in Task)}",
                     "did you mean text-classification?",
                 )
             ],
@@ -80,12 +81,13 @@ def test_null_means_absent() -> None:
             id="two mistakes are told at once",
         ),
         pytest.param(
-            {"model": {"uri": "s3://bucket/model"}},
+            {"model": {"uri": "ftp://host/model"}},
             [
                 Problem(
                     "spec.model.uri",
-                    "'s3://bucket/model' has a form that does not fit",
-                    "use hf://, pkg://, pvc://claim/path, file:///absolute/path, or ./path with `finetune run`",
+                    "'ftp://host/model' has a form that does not fit",
+                    "use hf://, pkg://, pvc://claim/path, s3://, gs://, az://, https://, file:///absolute/path, "
+                    "or ./path with `finetune run`",
                 )
             ],
             id="a place we cannot read",

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from finetune_api.job import Task
 from finetune_cli.__main__ import app
 from support.manifests import a_manifest
 
@@ -30,7 +31,7 @@ def test_every_mistake_is_told(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr.splitlines()) == (
         78,
         [
-            f"{file}: spec.task: 'text-clasification' is not one of 'text-classification' "
+            f"{file}: spec.task: 'text-clasification' is not one of {', '.join(repr(str(task)) for task in Task)} "
             "(did you mean text-classification?)",
             f"{file}: spec.training.seed: -1 is less than 0",
         ],

@@ -60,6 +60,8 @@ def test_every_default_is_in_the_run_config() -> None:
         "maxGradNorm": 1.0,
         "optimizer": "adamw",
         "labelSmoothing": 0.0,
+        "truncation": True,
+        "beta": 0.1,
         "precision": "auto",
         "seed": 42,
         "warmupRatio": None,

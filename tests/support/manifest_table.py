@@ -13,6 +13,7 @@ REQUIRED = """\
   model: {uri: pkg://encoder/model}
   dataset: {train: [{uri: pkg://data/rows.csv}]}
 """
+ENCODERS = "{text: {uri: pkg://m/m}, image: {uri: pkg://n/n}}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,20 @@ CASES = (
     Case("no task", False, required="  model: {uri: pkg://m/m}\n  dataset: {train: [{uri: pkg://d/r.csv}]}\n"),
     Case("a task that is not there", False, required=REQUIRED.replace("text-classification", "text-clasification")),
     Case("an unknown scheme", False, required=REQUIRED.replace("pkg://encoder", "ftp://encoder")),
+    Case("a model in a bucket", True, required=REQUIRED.replace("pkg://encoder", "s3://encoder")),
+    Case(
+        "a model and encoders", False, required=REQUIRED.replace("{uri: pkg", "{encoders: " + ENCODERS + ", uri: pkg")
+    ),
+    Case("neither a model nor encoders", False, required=REQUIRED.replace("uri: pkg://encoder/model", "revision: a")),
+    Case("encoders", True, required=REQUIRED.replace("uri: pkg://encoder/model", "encoders: " + ENCODERS)),
+    Case(
+        "a single encoder",
+        False,
+        required=REQUIRED.replace("uri: pkg://encoder/model", "encoders: {text: {uri: pkg://m/m}, image: null}"),
+    ),
+    Case("a weight", True, required=REQUIRED.replace("rows.csv", "rows.csv, weight: 0.5")),
+    Case("no weight", False, required=REQUIRED.replace("rows.csv", "rows.csv, weight: 0")),
+    Case("several labels", True, required=REQUIRED.replace("{train:", "{problemType: MultiLabel, train:")),
     Case("no training rows", False, required=REQUIRED.replace("[{uri: pkg://data/rows.csv}]", "[]")),
     Case("warm-up said twice", False, "  training: {warmupSteps: 5, warmupRatio: 0.1}\n"),
     Case("steps without the strategy", False, "  evaluation: {steps: 5}\n"),

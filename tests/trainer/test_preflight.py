@@ -92,7 +92,7 @@ def not_a_model(run: ARun) -> ARun:
 
 
 def another_architecture(run: ARun) -> ARun:
-    (run.root / "model" / "config.json").write_text('{"model_type": "t5"}')
+    (run.root / "model" / "config.json").write_text('{"model_type": "resnet"}')
     return run
 
 
@@ -127,8 +127,8 @@ def another_architecture(run: ARun) -> ARun:
             another_architecture,
             78,
             "UnsupportedModel",
-            "spec.model.uri: ./model is a t5 model, which cannot do this task",
-            "model types that can: bert, distilbert, roberta",
+            "spec.model.uri: ./model is a resnet model, which cannot do this task",
+            "model types that can: albert, ",
             id="architecture that cannot do it",
         ),
         pytest.param(no_weights, 78, "NotAModel", "./model has no weights", "model.safetensors", id="no weights"),
