@@ -6,19 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow
 import pytest
-from pyarrow import parquet
+import soundfile
+from PIL import Image
+from pyarrow import feather, ipc, parquet
 
 from finetune_api.job import DataFormat, Source
-from finetune_trainer.data import hub
-from finetune_trainer.data.rows import as_text
-from finetune_trainer.data.sources import Roles, load_source
+from finetune_trainer.data import columns, folders
+from finetune_trainer.data.columns import Roles
+from finetune_trainer.data.sources import Loaded, load_source
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import ConfigError, DataError, RunError
 
 RECORDS: list[dict[str, Any]] = [{"text": 'late, "very" late', "label": 1}, {"text": "zwölf\nEuro", "label": 2}]
-COLUMNS = {"text": "text", "label": "label"}
+TEXTS = Roles({"text": columns.text, "label": columns.label}, (("text", "label"),))
+IMAGES = Roles({"image": columns.image, "label": columns.label}, (("image", "label"),), ("label",))
+SOUNDS = Roles({"audio": columns.audio, "text": columns.text, "photo": columns.image}, (("audio", "text"),))
 FIELD = "spec.dataset.train[0]"
 
 
@@ -31,23 +36,67 @@ def write(folder: Path, name: str) -> Path:
         ".json": lambda: json.dumps(RECORDS),
         ".jsonl": lambda: "\n".join(json.dumps(record) for record in RECORDS) + "\n\n",
     }
-    if path.suffix == ".parquet":
-        parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path)
-    else:
+    if path.suffix in table:
         path.write_text(table[path.suffix](), encoding="utf-8")
+    else:
+        write_arrow(path)
     return path
 
 
-def load(path: Path, format: DataFormat = DataFormat.AUTO, **columns: str) -> list[dict[str, str]]:
-    loaded = load_source(Source(uri=path.as_uri(), format=format), COLUMNS | columns, Places(), FIELD)
-    return [dict(row.values) for row in loaded.rows]
+def write_arrow(path: Path) -> None:
+    """RECORDS in one of Arrow's layouts."""
+    rows = pyarrow.Table.from_pylist(RECORDS)
+    if path.suffix == ".parquet":
+        parquet.write_table(rows, path)
+    elif path.suffix == ".feather":
+        feather.write_feather(rows, path)
+    elif path.stem == "stream":
+        with ipc.new_stream(path, rows.schema) as writer:
+            writer.write_table(rows)
+    else:
+        with ipc.new_file(path, rows.schema) as writer:
+            writer.write_table(rows)
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.json", "rows.jsonl", "rows.parquet"])
+def load_all(path: Path, roles: Roles = TEXTS, names: dict[str, str] | None = None, **fields: Any) -> Loaded:
+    return load_source(Source(uri=path.as_uri(), **fields), roles, names or {}, Places(), FIELD)
+
+
+def load(path: Path, format: DataFormat = DataFormat.AUTO) -> list[dict[str, Any]]:
+    return [dict(row.values) for row in load_all(path, format=format).rows]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows.csv",
+        "rows.tsv",
+        "rows.json",
+        "rows.jsonl",
+        "rows.parquet",
+        "rows.arrow",
+        "stream.arrow",
+        "rows.feather",
+    ],
+)
 def test_formats(name: str, tmp_path: Path) -> None:
     """Quotes, newlines and numbers as labels arrive as the same text from every format."""
     expected = [{"text": 'late, "very" late', "label": "1"}, {"text": "zwölf\nEuro", "label": "2"}]
     assert load(write(tmp_path, name)) == expected
+
+
+def test_plain_text_has_a_row_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone, two\r\n \n  three\n".encode())
+    roles = Roles({"text": columns.text, "prompt": columns.text}, (("prompt",), ("text",)))
+    assert [(dict(row.values), row.place) for row in load_all(path, roles).rows] == [
+        ({"text": "one, two"}, f"row 1 of {path.as_uri()}"),
+        ({"text": "  three"}, f"row 2 of {path.as_uri()}"),
+    ]
+
+
+def test_rows_have_the_weight_of_their_source(tmp_path: Path) -> None:
+    assert [row.weight for row in load_all(write(tmp_path, "a.csv"), weight=2.5).rows] == [2.5, 2.5]
 
 
 def test_the_format_that_is_named_wins_over_the_ending(tmp_path: Path) -> None:
@@ -59,22 +108,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     path = tmp_path / "rows.csv"
     path.write_bytes(b"\xef\xbb\xbftext,label\na,b\n")
     assert load(path) == [{"text": "a", "label": "b"}]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        pytest.param(None, None, id="null"),
-        pytest.param(float("nan"), None, id="NaN"),
-        pytest.param("  ", None, id="blanks"),
-        pytest.param(3.0, "3", id="integers beside a gap"),
-        pytest.param(0.5, "0.5", id="float"),
-        pytest.param(True, "True", id="boolean"),
-        pytest.param("NA", "NA", id="a word that some readers take for nothing"),
-    ],
-)
-def test_as_text(value: Any, text: str | None) -> None:
-    assert as_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -150,7 +183,7 @@ def test_as_text(value: Any, text: str | None) -> None:
             "",
             ConfigError,
             "spec.dataset.train[0].uri: cannot tell the format of {uri} from its ending",
-            "set spec.dataset.train[0].format to Csv, Json, JsonLines or Parquet",
+            "set spec.dataset.train[0].format to one of Csv, Json, JsonLines, Parquet, Arrow, Text",
             id="unknown ending",
         ),
     ],
@@ -172,48 +205,200 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
         load(path)
 
 
-def test_a_file_that_is_not_parquet(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
+@pytest.mark.parametrize(("name", "kind"), [("a.parquet", "Parquet"), ("a.arrow", "Arrow")])
+def test_a_file_that_is_not_what_its_ending_says(name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / name
     path.write_text("text,label\n")
-    with pytest.raises(DataError, match="is not Parquet"):
+    with pytest.raises(DataError, match=f"is not {kind}"):
         load(path)
 
 
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"spec.dataset.train\[0\].uri: .* is a folder"):
-        load(tmp_path)
+def test_a_column_of_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("sentence,label\na,b\n")
+    assert dict(load_all(path, names={"text": "sentence"}).rows[0].values) == {"text": "a", "label": "b"}
 
 
-def test_roles() -> None:
-    """Roles that the manifest does not name stand in columns of their own name; optional ones only if named."""
-    roles = Roles(required=("text", "label"), optional=("textPair",))
-    assert roles.columns({"text": "sentence"}) == {"text": "sentence", "label": "label"}
-    assert roles.columns({"textPair": "b"}) == {"text": "text", "label": "label", "textPair": "b"}
-
-
-def test_a_role_that_the_task_does_not_have() -> None:
+@pytest.mark.parametrize(
+    ("format", "reason", "message"),
+    [
+        pytest.param(DataFormat.AUTO, "NotAFile", "{uri} is a folder", id="folder of neither images nor sounds"),
+        pytest.param(DataFormat.CSV, "NotAFile", "{uri} is a folder", id="folder as CSV"),
+        pytest.param(
+            DataFormat.IMAGE_FOLDER,
+            "NotAFolder",
+            "{uri}/a.csv is a file, but spec.dataset.train[0].format is ImageFolder",
+            id="file as folder",
+        ),
+    ],
+)
+def test_a_folder_is_not_a_file(format: DataFormat, reason: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path, "a.csv")
     with pytest.raises(ConfigError) as caught:
-        Roles(required=("text", "label")).columns({"lable": "x"})
-    assert caught.value.message == "spec.dataset.columns.lable: this task has no such role"
-    assert caught.value.hint == "did you mean label? roles of this task: label, text"
+        load(tmp_path / "a.csv" if reason == "NotAFolder" else tmp_path, format)
+    expected = f"{FIELD}.uri: {message.format(uri=tmp_path.as_uri())}"
+    assert (caught.value.reason, caught.value.message) == (reason, expected)
 
 
-def test_a_data_set_of_the_hub_gives_labels_by_name(tmp_path: Path) -> None:
-    """A repository as the hub stores it, with its splits and class names in README.md, read without a network."""
-    features = "[{name: text, dtype: string}, {name: label, dtype: {class_label: {names: {'0': bad, '1': good}}}}]"
+def image_file(path: Path, level: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (2, 2), (level, 0, 0)).save(path)
+    return path
+
+
+def media_and_rest(loaded: Loaded, role: str) -> list[tuple[Any, ...]]:
+    """The name of each row's file, and its other values."""
+    return [(row.values[role].name, *(row.values[key] for key in row.values if key != role)) for row in loaded.rows]
+
+
+def test_a_folder_of_images_has_its_labels_in_the_names_of_folders(tmp_path: Path) -> None:
+    """Auto knows it by its files, splits are folders, and a row that predicts needs no label."""
+    for number, name in enumerate(["train/cat/a.png", "train/dog/b.png", "test/dog/c.png"]):
+        image_file(tmp_path / "photos" / name, number)
+    folder = tmp_path / "photos"
+    train = load_all(folder, IMAGES)
+    assert media_and_rest(train, "image") == [("a.png", "cat"), ("b.png", "dog")]
+    assert media_and_rest(load_all(folder, IMAGES, split="test"), "image") == [("c.png", "dog")]
+    with pytest.raises(ConfigError) as caught:
+        load_all(folder, IMAGES, split="tset")
+    assert caught.value.message == f"{folder.as_uri()} has no split 'tset'"
+    assert caught.value.hint == "did you mean test? splits there are: test, train"
+    image_file(folder / "train" / "cat" / "a.png", 77)
+    assert load_all(folder, IMAGES).digest != train.digest
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        pytest.param("dog/a.png car/b.png train/c.png", "b.png=car a.png=dog c.png=train", id="a class called train"),
+        pytest.param("a.png b.png", "a.png b.png", id="no folders"),
+        pytest.param("dog/a.png b.png", "b.png a.png", id="folders that are no classes"),
+        pytest.param("val/dog/a.png training/cat/b.png training/dog/c.PNG", "b.png=cat c.PNG=dog", id="other names"),
+    ],
+)
+def test_labels_and_splits_of_a_folder(files: str, expected: str, tmp_path: Path) -> None:
+    for name in files.split():
+        image_file(tmp_path / name)
+    roles = Roles(IMAGES.kinds, (("image", "label"), ("image",)))
+    assert " ".join("=".join(row) for row in media_and_rest(load_all(tmp_path, roles), "image")) == expected
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_metadata_says_what_belongs_to_an_image(split: str, tmp_path: Path) -> None:
+    """Values stay as they are written (007 is no number); a file above the splits describes all of them."""
+    for name in ("train/a.png", "train/b.png", "test/c.png"):
+        image_file(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,kind\ntrain/b.png,007\ntest/c.png,NA\ntrain/a.png,8\n")
+    expected = {"train": [("b.png", "007"), ("a.png", "8")], "test": [("c.png", "NA")]}
+    loaded = load_all(tmp_path, IMAGES, {"label": "kind"}, split=split)
+    assert media_and_rest(loaded, "image") == expected[split]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        pytest.param("name,label\na.png,x\n", "metadata.csv of {uri} has no column file_name", id="no file_name"),
+        pytest.param(
+            "file_name,label\na.png,x\nb.png,x\n",
+            "row 2 of {uri}: column 'image' (image) names {folder}/b.png, which does not exist",
+            id="a file that is not there",
+        ),
+    ],
+)
+def test_metadata_that_is_wrong(metadata: str, message: str, tmp_path: Path) -> None:
+    image_file(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text(metadata)
+    with pytest.raises(DataError) as caught:
+        load_all(tmp_path, IMAGES)
+    assert caught.value.message == message.format(uri=tmp_path.as_uri(), folder=tmp_path)
+
+
+def test_a_folder_of_sounds(tmp_path: Path) -> None:
+    """Also one whose rows have an image, too."""
+    soundfile.write(tmp_path / "a.wav", numpy.zeros(8), 8000)
+    soundfile.write(tmp_path / "b.wav", numpy.zeros(8), 8000)
+    image_file(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "photo_file_name": "a.png", "text": "eins"}\n')
+    loaded = load_all(tmp_path, SOUNDS, {"photo": "photo"})
+    assert [(row.values["audio"].name, row.values["photo"].name, row.values["text"]) for row in loaded.rows] == [
+        ("a.wav", "a.png", "eins")
+    ]
+
+
+def test_a_folder_without_what_its_format_says(tmp_path: Path) -> None:
+    image_file(tmp_path / "a.png")
+    with pytest.raises(DataError, match="has no audio files"):
+        load_all(tmp_path, SOUNDS, format=DataFormat.AUDIO_FOLDER)
+
+
+def test_a_table_names_files_beside_it_or_holds_their_bytes(tmp_path: Path) -> None:
+    """Paths are relative to the table, whatever its format; Parquet may have the bytes, as the hub's data sets do."""
+    content = image_file(tmp_path / "photos" / "a.png").read_bytes()
+    (tmp_path / "a.csv").write_text("image,label\nphotos/a.png,cat\n")
+    cell = {"bytes": content, "path": "a.png"}
+    parquet.write_table(pyarrow.Table.from_pylist([{"image": cell, "label": "cat"}]), tmp_path / "a.parquet")
+    sides = [load_all(tmp_path / name, IMAGES).rows[0].values for name in ("a.csv", "a.parquet")]
+    assert sides[0]["image"].read() == sides[1]["image"].read() == content
+    assert sides[0]["image"].sha256 == sides[1]["image"].sha256
+
+
+def test_a_row_whose_file_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("image,label\nphotos/a.png,cat\n")
+    with pytest.raises(DataError) as caught:
+        load_all(path, IMAGES)
+    assert caught.value.message == (
+        f"row 1 of {path.as_uri()}: column 'image' (image) names photos/a.png, which does not exist"
+    )
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` keeps of repositories that it has read goes with the test."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / ".datasets")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_repository_of_the_hub_gives_labels_by_name_and_nothing_decoded(tmp_path: Path) -> None:
+    """As the hub stores it, with its splits and class names in README.md, read without a network."""
+    names = "{class_label: {names: {'0': bad, '1': good}}}"
+    features = f"[{{name: photo, dtype: image}}, {{name: label, dtype: {names}}}, {{name: tags, list: {names}}}]"
     data = tmp_path / "repository"
     data.mkdir()
     (data / "README.md").write_text(
         "---\nconfigs: [{config_name: default, data_files: [{split: train, path: a.parquet}]}]\n"
         f"dataset_info: {{features: {features}}}\n---\n"
     )
-    parquet.write_table(
-        pyarrow.Table.from_pylist([{"text": "a", "label": 1}, {"text": "b", "label": 0}]), data / "a.parquet"
-    )
-    columns, records = hub.read_snapshot(data, "train", "hf://owner/name")
-    assert (columns, list(records)) == (
-        ["text", "label"],
-        [{"text": "a", "label": "good"}, {"text": "b", "label": "bad"}],
+    photo = {"bytes": b"not even an image", "path": "a.png"}
+    rows = [{"photo": photo, "label": 1, "tags": [0, 1]}, {"photo": photo, "label": -1, "tags": []}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), data / "a.parquet")
+    table = folders.read_repository(data, "train", "hf://owner/name")
+    assert (table.columns, list(table.records)) == (
+        ["photo", "label", "tags"],
+        [
+            {"photo": photo, "label": "good", "tags": ["bad", "good"]},
+            {"photo": photo, "label": None, "tags": []},
+        ],
     )
     with pytest.raises(ConfigError, match="hf://owner/name has no split 'dev'"):
-        hub.read_snapshot(data, "dev", "hf://owner/name")
+        folders.read_repository(data, "dev", "hf://owner/name")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_repository_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("no Parquet")
+    with pytest.raises(DataError, match=r"hf://owner/name cannot be read: .*Parquet magic bytes not found"):
+        folders.read_repository(tmp_path, "train", "hf://owner/name")
+
+
+def test_a_repository_of_sounds_without_a_table(tmp_path: Path) -> None:
+    for name in ("train/yes/a.wav", "train/no/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / name, numpy.zeros(8), 8000)
+    table = folders.read_repository(tmp_path, "train", "hf://owner/name")
+    assert [(Path(record["audio"]).name, record["label"]) for record in table.records] == [
+        ("b.wav", "no"),
+        ("a.wav", "yes"),
+    ]

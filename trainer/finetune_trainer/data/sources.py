@@ -57,7 +57,7 @@ def _table(source: Source, places: Places, field_path: str) -> Table:
         return hub.load_table(source, split, f"{field_path}.uri")
     path = local_path(source.uri, places, f"{field_path}.uri")
     kind = _format(source, path, field_path)
-    if kind in folders.BUILDERS:
+    if kind in folders.COLUMNS:
         return folders.read_folder(path, kind, split, source.uri)
     return formats.read_file(path, kind, source.uri)
 
@@ -67,11 +67,11 @@ def _format(source: Source, path: Path, field_path: str) -> DataFormat:
     given = None if source.format is DataFormat.AUTO else source.format
     if path.is_dir():
         kind = given or folders.format_of(path)
-        if kind is None or kind not in folders.BUILDERS:
+        if kind is None or kind not in folders.COLUMNS:
             hint = "name one file in it, or a folder of images or of sounds"
             raise ConfigError("NotAFile", f"{field_path}.uri: {source.uri} is a folder", hint)
         return kind
-    if given in folders.BUILDERS:
+    if given in folders.COLUMNS:
         message = f"{field_path}.uri: {source.uri} is a file, but {field_path}.format is {given}"
         raise ConfigError("NotAFolder", message, "name the folder that the files lie in")
     kind = given or formats.ENDINGS.get(path.suffix.lower())
