@@ -23,7 +23,7 @@ from typing import Any
 from finetune_api.progress import Outcome
 from finetune_trainer import supervisor
 
-WARM = ["finetune_trainer.worker", "sklearn.metrics", "peft"]
+WARM = ["finetune_trainer.worker", "sklearn.metrics", "peft", "datasets", "support.warm"]
 PATIENCE = 120.0
 
 
@@ -158,12 +158,16 @@ class WarmTrainer:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(WARM)
 
+    def fork(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
+        """A process that has imported torch and does `work`."""
+        process = self._context.Process(target=work, args=arguments)
+        process.start()
+        return process
+
     def start(self, run: ARun, **environment: str) -> Attempt:
         path = run.write()
         own = {"FINETUNE_TERMINATION_LOG": str(run.root / "termination")} | environment
-        process = self._context.Process(target=_supervise, args=(str(path), own, str(run.root / "log")))
-        process.start()
-        return Attempt(process, run)
+        return Attempt(self.fork(_supervise, (str(path), own, str(run.root / "log"))), run)
 
     def run(self, run: ARun, **environment: str) -> Ended:
         return self.start(run, **environment).end()

@@ -44,8 +44,8 @@ def train(run: Run) -> None:
             _validate(run)
         if run.state.step == run.choices.total_steps:
             break
-        parts = _next_batches(run)
-        agreed = _agree(run, parts)
+        parts = next_batches(run)
+        agreed = agree(run, parts)
         if agreed.stop:
             save_and_leave(run)
         if agreed.save:
@@ -57,7 +57,7 @@ def train(run: Run) -> None:
     save(run)
 
 
-def _next_batches(run: Run) -> list[MicroBatch]:
+def next_batches(run: Run) -> list[MicroBatch]:
     """This process's micro-batches of the next step, the longest first; empty if there are too few for it."""
     started = time.monotonic()
     step, seed = run.state.step, run.config.training.seed
@@ -74,7 +74,8 @@ def _next_batches(run: Run) -> list[MicroBatch]:
     return parts
 
 
-def _agree(run: Run, parts: Sequence[MicroBatch]) -> Agreed:
+def agree(run: Run, parts: Sequence[MicroBatch]) -> Agreed:
+    """What all processes together have to do before the next step."""
     count = sum(part.batch.count for part in parts)
     tokens = sum(part.batch.tokens for part in parts)
     save_due = run.world.is_main and run.saves.is_due(run.state.step, time.monotonic())
