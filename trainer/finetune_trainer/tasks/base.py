@@ -94,7 +94,7 @@ class TaskKind(ABC):
     """What must lie beside the weights."""
     encoders: ClassVar[Mapping[str, Part]] = {}
     """Where several encoders are joined: the modalities, and what must lie beside each encoder's weights."""
-    goal: ClassVar[Goal]
+    goal: Goal
     usage: ClassVar[str]
     """Python lines that load and use the saved model in the folder `model`."""
     whole_batch: ClassVar[bool] = False

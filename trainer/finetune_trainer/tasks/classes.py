@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.job import ProblemType
 from finetune_api.run import RunConfig
@@ -33,7 +33,7 @@ class Classification(TaskKind):
     """The loss is cross-entropy counted in rows, or for several labels binary cross-entropy counted in values."""
 
     target = "label"
-    goal: ClassVar[Goal] = Goal("accuracy")
+    goal = Goal("accuracy")
 
     @property
     def multi_label(self) -> bool:
@@ -48,12 +48,7 @@ class Classification(TaskKind):
         if len(labels) < (1 if _is_multi_label(config) else 2):
             message = f"all {len(rows[Side.TRAIN])} training rows have the label {min(labels, default='(none)')!r}"
             raise DataError("OneLabel", message, f"give rows of at least two labels; see {COLUMN}")
-        for side in (Side.VALIDATION, Side.TEST):
-            for row in rows.get(side, ()):
-                for label in labels_of(row):
-                    if label not in labels:
-                        message = f"{row.place}: no training row has the label {label!r}"
-                        raise DataError("UnknownLabel", message, nearest(label, labels, "labels"))
+        check_known(rows, labels, labels_of, "label")
         return _sorted(labels)
 
     def head(self) -> dict[str, Any]:
@@ -167,6 +162,16 @@ def labels_of(row: Row) -> tuple[str, ...]:
     """The labels of a row, one or several."""
     value = row.values["label"]
     return value if isinstance(value, tuple) else (value,)
+
+
+def check_known(rows: Rows, known: Collection[str], labels_of: Callable[[Row], Iterable[str]], what: str) -> None:
+    """Raise DataError for a row that is held out and has a label (`what` people call it) that is not in `known`."""
+    for side in (Side.VALIDATION, Side.TEST):
+        for row in rows.get(side, ()):
+            for label in labels_of(row):
+                if label not in known:
+                    message = f"{row.place}: no training row has the {what} {label!r}"
+                    raise DataError(f"Unknown{what.title()}", message, nearest(label, known, f"{what}s"))
 
 
 def _check_row(row: Row, multi_label: bool) -> None:
