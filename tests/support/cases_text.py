@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.data.rows import Row
-
 from support.matrix import Bar, Case
 from support.models import sentences
 

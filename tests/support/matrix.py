@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.data.rows import Row
-
 from support import zoo
 from support.corpora.files import write_json_lines
 from support.runs import ARun, a_run

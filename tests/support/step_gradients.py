@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.run import RunConfig
-
 from support.runs import ARun, WarmTrainer
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def _free_port() -> int:
 
 def _rank(rank: int, size: int, port: int, config: str, log: str) -> None:
     import torch
+
     from finetune_trainer import world
     from finetune_trainer.preflight import load_run_config
 
