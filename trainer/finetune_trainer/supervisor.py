@@ -25,6 +25,7 @@ from finetune_api.status import Status
 from finetune_trainer import files, handover
 from finetune_trainer.cgroup import memory_kills
 from finetune_trainer.checkpoint import PREFIX, claim, owner_of
+from finetune_trainer.data.remote import ENV_DOWNLOADS
 from finetune_trainer.errors import CodeError, Preempted, RunError, Unavailable
 from finetune_trainer.gang import Gang, Launch
 from finetune_trainer.log import set_up_logging
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str], launch: Launc
     set_up_logging()
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
         os.environ.update(handover.cache_environment(environment, Path(scratch)))
+        os.environ[ENV_DOWNLOADS] = str(Path(scratch, "downloads"))
         attempt = Attempt(read_settings(arguments, environment), Path(scratch))
         try:
             outcome = _carry_out(attempt, launch, stop)

@@ -42,8 +42,8 @@ def read_folder(folder: Path, kind: DataFormat, split: str, name: str) -> Table:
     """The files of one split with their labels, or with what the metadata files say of them.
 
     A split is a folder of its name, if all files lie in such folders; otherwise all are of the split `train`. A label
-    is the name of the folder that a file lies in; there are none if files lie at several depths. A metadata file has the columns of a table; `file_name`, or
-    `x_file_name` for a column x, is relative to its own folder.
+    is the name of the folder that a file lies in; there are none if files lie at several depths. A metadata file has
+    the columns of a table; `file_name`, or `x_file_name` for a column x, is relative to its own folder.
     """
     files = [path for path in files_below(folder) if path.suffix.lower() in ENDINGS[kind]]
     if not files:
@@ -51,6 +51,7 @@ def read_folder(folder: Path, kind: DataFormat, split: str, name: str) -> Table:
         raise DataError("NoRows", f"{name} has no {COLUMNS[kind]} files", f"endings that count: {known}")
     in_splits = all(path.relative_to(folder).parts[0] in SPLITS for path in files)
     splits = _by_split(folder, files) if in_splits else {"train": files}
+    split = SPLITS.get(split, split)
     if split not in splits:
         raise _no_split(split, list(splits), name)
     metadata = [path for path in files_below(folder) if path.name in METADATA]

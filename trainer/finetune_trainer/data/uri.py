@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_api.job import split_volume_uri, uri_scheme
+from finetune_trainer.data import remote
 from finetune_trainer.errors import ConfigError, nearest
 
 
@@ -35,7 +36,12 @@ def hub_repository(uri: str, field_path: str) -> str:
 
 
 def local_path(uri: str, places: Places, field_path: str) -> Path:
-    """The path that `uri` names. Raises ConfigError, naming `field_path`, if there is nothing."""
+    """The path that `uri` names, downloaded if it is elsewhere.
+
+    Raises ConfigError, naming `field_path`, if there is nothing; DataError or Unavailable if a download fails.
+    """
+    if uri_scheme(uri) in remote.SCHEMES:
+        return remote.fetch(uri, field_path)
     path = _path_of(uri, places, field_path)
     if ".." in path.parts:
         raise ConfigError("InvalidUri", f"{field_path}: {uri} leaves its folder", "write the path without ..")
