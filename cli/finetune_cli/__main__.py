@@ -1,4 +1,4 @@
-"""The `finetune` command: `check` a manifest, `run` it on this machine."""
+"""The `finetune` command: `check` a manifest, `run` it on this machine, `predict` with what it left."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ def run(
         console.print("This run was finished before; nothing was done. To start over, add --fresh.\n")
     _report(code, folder)
     raise typer.Exit(code)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    file: Annotated[str | None, typer.Argument(help="Rows: a file, a folder, or a URI; targets may be absent.")] = None,
+    values: Annotated[list[str], typer.Option("--input", help="A row instead of a file: role=value.")] = [],  # noqa: B006
+    output: Annotated[Path | None, typer.Option(help="Where the lines go instead of the terminal.")] = None,
+) -> None:
+    """Say what a run's model makes of new rows: one JSON object a line."""
+    if (file is None) != bool(values):
+        _refuse(
+            InvalidManifest([Problem("FILE", "one of FILE and --input is needed", "name a file, or a row's values")])
+        )
+    raise typer.Exit(runner.run_prediction(run, file, values, output))
 
 
 def _read(file: Path, assignments: list[str]) -> FineTuneJob:

@@ -74,6 +74,13 @@ def run_trainer(config: RunConfig, show: Callable[[Status], None]) -> int:
             return _watch(trainer, folder, show, former)
 
 
+def run_prediction(run: Path, file: str | None, values: list[str], output: Path | None) -> int:
+    """Lets the trainer predict; it prints for itself. Returns its exit code."""
+    arguments = [str(run), *([file] if file else []), *(f"--input={value}" for value in values)]
+    arguments += [f"--output={output}"] if output else []
+    return subprocess.run([sys.executable, "-m", "finetune_trainer.predict", *arguments], check=False).returncode
+
+
 @contextlib.contextmanager
 def _forwarded_to(trainer: subprocess.Popen[bytes]) -> Iterator[None]:
     def forward(_signal: int, _frame: FrameType | None) -> None:

@@ -79,10 +79,10 @@ def clock(seconds: int) -> str:
 
 
 def metrics_table(metrics: Mapping[str, float]) -> Table:
-    """Test metrics, each beside what always guessing the most frequent label reaches."""
+    """Test metrics, each beside what a guess from the training rows alone reaches."""
     table = Table("Test metric", title_justify="left", box=None, pad_edge=False)
     table.add_column("This model", justify="right", style="bold")
-    table.add_column("Most frequent label", justify="right")
+    table.add_column("Baseline", justify="right")
     tested = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
     for name, value in tested.items():
         if not name.startswith(BASELINE):
@@ -94,8 +94,8 @@ def metrics_table(metrics: Mapping[str, float]) -> Table:
 def print_success(console: Console, folder: Path, outcome: Outcome) -> None:
     console.print(metrics_table(outcome.metrics))
     console.print(f"\nThe run's folder is {shown(folder)}. To use the model:\n", highlight=False)
-    model = shown(folder / "model")
-    console.print(f"    transformers.pipeline('text-classification', '{model}')", highlight=False, markup=False)
+    console.print(f"    finetune predict {shlex.quote(shown(folder))} FILE\n", highlight=False, markup=False)
+    console.print(f"{shown(folder / 'README.md')} has the Python lines.", highlight=False, markup=False)
 
 
 def print_interrupted(console: Console, outcome: Outcome | None, command: list[str]) -> None:

@@ -57,7 +57,7 @@ def test_without_a_terminal_each_stage_is_one_line(console: Console) -> None:
 def test_metrics_stand_beside_the_baseline(console: Console) -> None:
     console.print(screen.metrics_table({"test_accuracy": 0.9, "test_baseline_accuracy": 0.2, "validation_loss": 1.0}))
     lines = [line.split() for line in printed(console).splitlines()]
-    assert lines == [["Test", "metric", "This", "model", "Most", "frequent", "label"], ["accuracy", "0.9000", "0.2000"]]
+    assert lines == [["Test", "metric", "This", "model", "Baseline"], ["accuracy", "0.9000", "0.2000"]]
 
 
 def test_an_interrupted_run_tells_the_command_that_goes_on(console: Console) -> None:

@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(600)]
 MANIFEST = Path(__file__).parents[2] / "examples" / "quickstart" / "job.yaml"
 SEEDS = (42, 7, 2026)
 FOLDER = {
-    "README.md", "checkpoints", "errors.jsonl", "evaluation.json", "metrics.jsonl", "model", "outcome.json", "run.json",
-    "status.json", "trainer.log",
+    "README.md", "checkpoints", "errors.jsonl", "evaluation.json", "metrics.jsonl", "model", "outcome.json",
+    "predictions.jsonl", "run.json", "status.json", "trainer.log",
 }  # fmt: skip
 
 
@@ -49,6 +49,12 @@ def finetune_run(folder: Path, *options: str) -> Run:
         command(folder, *options), capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"}
     )
     return Run(folder, done.returncode, done.stdout + done.stderr)
+
+
+def finetune(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "finetune_cli", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,35 @@ def test_the_model_loads_in_transformers(first_run: Run) -> None:
         "account": "I cannot log in any more and the reset e-mail never arrives.",
     }
     assert {label: classify(text)[0]["label"] for label, text in texts.items()} == {label: label for label in texts}
+
+
+def test_predict_says_what_the_model_makes_of_a_row(first_run: Run) -> None:
+    """As the README shows it: one row on the command line, one JSON object."""
+    asked = "text=I was charged twice, please refund one of them."
+    said = finetune("predict", str(first_run.folder), "--input", asked)
+    assert said.returncode == 0, said.stderr
+    answer = json.loads(said.stdout)
+    assert (answer["row"], answer["label"]) == (1, "billing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["--input", "txt=hello"], "the command line has no column 'text'", id="a role that is not there"),
+        pytest.param(["--input", "text"], "--input text has no value", id="no value"),
+        pytest.param(["nowhere.csv"], "does not exist", id="no file"),
+        pytest.param([], "one of FILE and --input is needed", id="nothing to predict"),
+    ],
+)
+def test_predict_tells_what_is_wrong(first_run: Run, arguments: list[str], message: str) -> None:
+    said = finetune("predict", str(first_run.folder), *arguments)
+    assert said.returncode == 78
+    assert message in said.stderr
+
+
+def test_predict_needs_a_finished_run(tmp_path: Path) -> None:
+    said = finetune("predict", str(tmp_path), "--input", "text=hello")
+    assert (said.returncode, "holds no finished run" in said.stderr) == (78, True)
 
 
 def test_run_again_it_says_that_it_is_finished(first_run: Run) -> None:

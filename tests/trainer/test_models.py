@@ -98,5 +98,5 @@ def test_the_card_says_how_good_it_is_beside_the_baseline(trainer: WarmTrainer, 
     finish(trainer, run)
     card, metrics = (run.folder / "README.md").read_text(), run.read("evaluation.json")["metrics"]
     assert f"| accuracy | {metrics['test_accuracy']:.4f} |" in card
-    assert f"most frequent label | {metrics['test_baseline_accuracy']:.4f} |" in card
+    assert f"guess from the training rows alone | {metrics['test_baseline_accuracy']:.4f} |" in card
     assert 'pipeline("text-classification", "model")' in card

@@ -96,6 +96,7 @@ def test_a_run_learns_and_leaves_everything(small_run: ARun, undisturbed: Callab
         "metrics.jsonl",
         "model",
         "outcome.json",
+        "predictions.jsonl",
         "run.json",
         "status.json",
     ]

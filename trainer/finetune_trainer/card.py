@@ -57,12 +57,13 @@ def model_card(
 
 def _results(metrics: Mapping[str, float]) -> list[str]:
     tested = {name.removeprefix("test_"): value for name, value in metrics.items() if name.startswith("test_")}
-    baseline = tested.pop("baseline_accuracy", None)
-    rows = [f"| {name} | {value:.4f} |" for name, value in tested.items()]
-    table = ["| metric | test |", "|---|---|", *rows]
-    if baseline is not None:
-        table.append(f"| accuracy of always naming the most frequent label | {baseline:.4f} |")
-    return table
+    rows = [f"| {_title(name)} | {value:.4f} |" for name, value in tested.items()]
+    return ["| metric | test |", "|---|---|", *rows]
+
+
+def _title(name: str) -> str:
+    guessed = name.removeprefix("baseline_")
+    return name if guessed == name else f"{guessed} of a guess from the training rows alone"
 
 
 def _method(config: RunConfig) -> str:

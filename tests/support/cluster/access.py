@@ -56,6 +56,10 @@ class Claim(ABC):
     def read(self, path: str) -> bytes:
         """A file's content; raises FileNotFoundError."""
 
+    @abstractmethod
+    def put(self, source: Path, path: str) -> None:
+        """Copies a folder's content to a folder of the volume."""
+
 
 class Access(ABC):
     """A running cluster as tests use it."""

@@ -1,8 +1,10 @@
 """A cluster that a person has named, instead of one of our own."""
 
+import io
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +78,7 @@ def _claim(namespace: str, name: str, storage_class: str | None) -> Object:
 
 @dataclass(frozen=True)
 class PodClaim(Claim):
-    """A claim that is read through a pod."""
+    """A claim that is read and written through a pod."""
 
     cluster: NamedCluster
     namespace: str
@@ -93,13 +95,20 @@ class PodClaim(Claim):
                 raise FileNotFoundError(path) from error
             raise
 
-    def _inside(self, *command: str) -> bytes:
+    def put(self, source: Path, path: str) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(source, arcname=path)
+        self._inside("tar", "--extract", "--no-same-owner", "--directory=/volume", stdin=packed.getvalue())
+
+    def _inside(self, *command: str, stdin: bytes | None = None) -> bytes:
         """Runs a command in the reader pod, which it makes where there is none."""
         scope = f"--namespace={self.namespace}"
         self.cluster.apply(_reader(self))
         self.cluster.kubectl("wait", scope, f"pod/{_reader_name(self)}", "--for=condition=Ready", "--timeout=120s")
         kubectl = [str(self.cluster.program("kubectl")), f"--kubeconfig={self.cluster.kubeconfig}"]
-        done = subprocess.run([*kubectl, "exec", scope, _reader_name(self), "--", *command], capture_output=True)
+        exec_ = [*kubectl, "exec", scope, *(["--stdin"] if stdin else []), _reader_name(self), "--", *command]
+        done = subprocess.run(exec_, input=stdin, capture_output=True)
         if done.returncode:
             raise CommandFailed(done.stderr.decode())
         return done.stdout
@@ -114,7 +123,7 @@ def _reader(claim: PodClaim) -> Object:
         "name": "reader",
         "image": claim.cluster.images().operator,
         "command": ["sleep", "infinity"],
-        "volumeMounts": [{"name": "volume", "mountPath": "/volume", "readOnly": True}],
+        "volumeMounts": [{"name": "volume", "mountPath": "/volume"}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     return {

@@ -1,5 +1,6 @@
 """Claims on directories of this machine, so that a test reads a volume's files as they lie there."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,11 @@ class LocalClaim(Claim):
 
     def read(self, path: str) -> bytes:
         return (self.directory / path).read_bytes()
+
+    def put(self, source: Path, path: str) -> None:
+        shutil.copytree(source, self.directory / path)
+        for item in (self.directory / path).rglob("*"):
+            item.chmod(0o755 if item.is_dir() else 0o644)
 
     def manifests(self) -> tuple[Object, Object]:
         """A volume that no other claim may bind, and the claim."""
