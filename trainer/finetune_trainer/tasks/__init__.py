@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from finetune_api.job import Task
+from finetune_trainer.tasks.audio_classification import AudioClassification
 from finetune_trainer.tasks.base import TaskKind
+from finetune_trainer.tasks.fill_mask import FillMask
 from finetune_trainer.tasks.image_classification import ImageClassification
+from finetune_trainer.tasks.question_answering import QuestionAnswering
 from finetune_trainer.tasks.text_classification import TextClassification
+from finetune_trainer.tasks.text_regression import TextRegression
+from finetune_trainer.tasks.token_classification import TokenClassification
 
 TASKS: Mapping[Task, type[TaskKind]] = {
     Task.TEXT_CLASSIFICATION: TextClassification,
+    Task.TEXT_REGRESSION: TextRegression,
+    Task.TOKEN_CLASSIFICATION: TokenClassification,
+    Task.QUESTION_ANSWERING: QuestionAnswering,
+    Task.FILL_MASK: FillMask,
     Task.IMAGE_CLASSIFICATION: ImageClassification,
+    Task.AUDIO_CLASSIFICATION: AudioClassification,
 }

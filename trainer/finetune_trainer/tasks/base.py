@@ -30,6 +30,8 @@ Rows = Mapping[Side, Sequence[Row]]
 Example = Mapping[str, Any]
 """One encoded row, as plain values. In training and evaluation it also has `draw`, the seed of its random numbers."""
 Examples = Mapping[Side, Sequence[Example]]
+MOST_ERRORS = 300
+"""Rows that a report shows where nearly every row is wrong by something."""
 
 
 @dataclass(frozen=True)

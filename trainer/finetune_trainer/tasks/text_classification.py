@@ -42,12 +42,7 @@ classify("A text.")"""
         self.tokenizer = pretrained.load_tokenizer(source)
 
     def load_model(self) -> tuple[PreTrainedModel, list[str]]:
-        from transformers import AutoModelForSequenceClassification
-
-        # Decoders find a text's last token by it.
-        padding = {"pad_token_id": self.tokenizer.pad_token_id}
-        config = pretrained.load_config(self.source, self.config, **self.head(), **padding)
-        return pretrained.load_weights(AutoModelForSequenceClassification, self.source, self.config, config)
+        return texts.load_classifier(self.source, self.config, self.tokenizer, self.head())
 
     def encode_inputs(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
         limit = texts.longest(self.source, self.tokenizer, self.config)

@@ -1,0 +1,207 @@
+"""fill-mask: the tokens that are hidden in a text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from math import exp
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.run import RunConfig
+from finetune_trainer.data import columns
+from finetune_trainer.data.columns import Roles
+from finetune_trainer.data.media import plain
+from finetune_trainer.data.rows import Row
+from finetune_trainer.errors import ConfigError, DataError
+from finetune_trainer.metrics import generation
+from finetune_trainer.model_folder import ModelFolder, Part
+from finetune_trainer.tasks import pretrained, texts
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Better, Example, Examples, Goal, Report, TaskKind
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from finetune_trainer.world import World
+
+SHARE = 0.15
+"""Of a text's tokens that are to be found. In BERT's way 8 of 10 are masked, one is another token, one stays."""
+MASKED, REPLACED = 0.8, 0.9
+BEST = 5
+"""Fillings that are given for a mask."""
+BASELINE_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A token that was to be found, the one that was guessed, and how surprised the model was by the first (nats)."""
+
+    token: int
+    guess: int
+    surprise: float
+
+
+class FillMask(TaskKind):
+    """The loss is the cross-entropy of hidden tokens, counted in them. A row hides others in every epoch; evaluation
+    always hides the same.
+    """
+
+    roles = Roles({"text": columns.text}, needed=(("text",),))
+    inputs = ("text",)
+    auto_classes = ("AutoModelForMaskedLM",)
+    parts = (Part.TOKENIZER,)
+    goal = Goal("loss", Better.LOWER)
+    usage = """\
+from transformers import pipeline
+
+fill = pipeline("fill-mask", "model")
+fill(f"A {fill.tokenizer.mask_token} in a text.")"""
+
+    def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
+        super().__init__(source, labels, config)
+        self.tokenizer = pretrained.load_tokenizer(source)
+        if self.tokenizer.mask_token is None:
+            message = "spec.model.uri: its tokenizer has no mask token"
+            raise ConfigError("NoMaskToken", message, "use a model that learned to fill masks, such as BERT")
+        self.limit = texts.longest(source, self.tokenizer, config)
+        self.special = frozenset(self.tokenizer.all_special_ids)
+        self.ordinary = [token for token in range(len(self.tokenizer)) if token not in self.special]
+
+    def load_model(self) -> tuple[PreTrainedModel, list[str]]:
+        from transformers import AutoModelForMaskedLM
+
+        config = pretrained.load_config(self.source, self.config)
+        return pretrained.load_weights(AutoModelForMaskedLM, self.source, self.config, config)
+
+    def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
+        encoded, cut = texts.encode(self.tokenizer, rows, self.limit, self.training.truncation)
+        return [{**item, "place": row.place} for item, row in zip(encoded, rows, strict=True)], cut
+
+    def prepare(self, model: nn.Module, examples: Examples, world: World) -> Examples:  # noqa: ARG002
+        for example in chain.from_iterable(examples.values()):
+            if self.special.issuperset(example["input_ids"]):
+                message = f"{example['place']}: the model knows none of the text's words"
+                raise DataError("NothingToMask", message, "remove the row, or use a model with another tokenizer")
+        return examples
+
+    def size(self, example: Example) -> int:
+        return len(example["input_ids"])
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Examples that draw nothing, those to predict, stay as they are."""
+        hidden = [self._hide(example) if "draw" in example else (example["input_ids"], []) for example in examples]
+        ids = [{**example, "input_ids": tokens} for example, (tokens, _) in zip(examples, hidden, strict=True)]
+        inputs = texts.pad(self.tokenizer, ids)
+        places = [places for _, places in hidden]
+        count, tokens = sum(map(len, places)), sum(map(self.size, examples))
+        return Batch(inputs, _targets(examples, places, inputs["input_ids"].shape[1]), count, tokens, places)
+
+    def _hide(self, example: Example) -> tuple[list[int], list[int]]:
+        """The tokens that the model reads, and the places of those that it has to find."""
+        import torch
+
+        draw = torch.Generator().manual_seed(example["draw"])
+        tokens = list(example["input_ids"])
+        known = [place for place, token in enumerate(tokens) if token not in self.special]
+        count = min(len(known), max(1, round(SHARE * len(known))))
+        places = [known[number] for number in torch.randperm(len(known), generator=draw)[:count].tolist()]
+        others = torch.randint(len(self.ordinary), (count,), generator=draw).tolist()
+        for place, fate, other in zip(places, torch.rand(count, generator=draw).tolist(), others, strict=True):
+            if fate < MASKED:
+                tokens[place] = self.tokenizer.mask_token_id
+            elif fate < REPLACED:
+                tokens[place] = self.ordinary[other]
+        return tokens, places
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        from torch.nn import functional
+
+        return functional.cross_entropy(_hidden_logits(outputs, batch), batch.targets["tokens"], reduction="sum")
+
+    def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[list[Hidden]]:  # noqa: ARG002
+        from torch.nn import functional
+
+        logits, tokens = _hidden_logits(outputs, batch), batch.targets["tokens"]
+        surprises = functional.cross_entropy(logits, tokens, reduction="none")
+        found = map(Hidden, tokens.tolist(), logits.argmax(-1).tolist(), surprises.tolist())
+        return [list(islice(found, len(places))) for places in batch.notes]
+
+    def judge(self, rows: Sequence[Row], predictions: Sequence[list[Hidden]], baseline: Sequence[Row] | None) -> Report:
+        hidden = list(chain.from_iterable(predictions))
+        values = generation.perplexity([item.surprise for item in hidden], [1] * len(hidden))
+        values["masked_accuracy"] = sum(item.guess == item.token for item in hidden) / len(hidden)
+        if baseline is not None:
+            usual = self._usual(baseline)
+            values["baseline_masked_accuracy"] = sum(item.token == usual for item in hidden) / len(hidden)
+        return Report(values, errors=self._errors(rows, predictions))
+
+    def _usual(self, rows: Sequence[Row]) -> int:
+        """The most frequent token of the first rows."""
+        examples, _ = self.encode(rows[:BASELINE_ROWS])
+        counts = Counter(token for example in examples for token in example["input_ids"] if token not in self.special)
+        usual: int = counts.most_common(1)[0][0]
+        return usual
+
+    def _errors(self, rows: Sequence[Row], predictions: Sequence[list[Hidden]]) -> list[dict[str, Any]]:
+        """Rows with a wrong guess, those with the greatest surprise first."""
+        wrong = [place for place, hidden in enumerate(predictions) if any(item.guess != item.token for item in hidden)]
+        wrong.sort(key=lambda place: -max(item.surprise for item in predictions[place]))
+        return [self._error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]]
+
+    def _error(self, row: Row, hidden: list[Hidden]) -> dict[str, Any]:
+        return {**plain(row.values), **self.present(hidden), "source": row.source, "row": row.number}
+
+    def present(self, prediction: list[Hidden]) -> dict[str, Any]:
+        return {"hidden": [self._presented(item) for item in prediction]}
+
+    def _presented(self, item: Hidden) -> dict[str, Any]:
+        known = {"token": self.tokenizer.decode([item.token]), "guess": self.tokenizer.decode([item.guess])}
+        return {**known, "probability": round(exp(-item.surprise), 4)}
+
+    def answer(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """The best fillings of each mask of a text."""
+        batch = self.collate(examples).to(next(model.parameters()).device)
+        logits = model(**batch.inputs).logits
+        return [self._fill(example, row) for example, row in zip(examples, logits, strict=True)]
+
+    def _fill(self, example: Example, logits: torch.Tensor) -> dict[str, Any]:
+        mask = self.tokenizer.mask_token
+        places = [place for place, token in enumerate(example["input_ids"]) if token == self.tokenizer.mask_token_id]
+        if not places:
+            message = f"{example['place']}: there is no {mask} among the first {self.limit} tokens of the text"
+            raise DataError("NoMask", message, f"write {mask} where something is to be filled in")
+        best = logits[places].float().softmax(-1).topk(BEST)
+        return {
+            "masks": [self._fillings(*pair) for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        }
+
+    def _fillings(self, scores: list[float], tokens: list[int]) -> list[dict[str, Any]]:
+        return [
+            {"token": self.tokenizer.decode([token]), "score": round(score, 4)}
+            for token, score in zip(tokens, scores, strict=True)
+        ]
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def _targets(examples: Sequence[Example], places: Sequence[list[int]], longest: int) -> dict[str, torch.Tensor]:
+    """The hidden tokens, and where they stand when the rows, each `longest` tokens long, are put one after another."""
+    import torch
+
+    hidden = [(row, place) for row, own in enumerate(places) for place in own]
+    tokens = [examples[row]["input_ids"][place] for row, place in hidden]
+    return {
+        "tokens": torch.tensor(tokens, dtype=torch.int64),
+        "places": torch.tensor([row * longest + place for row, place in hidden], dtype=torch.int64),
+    }
+
+
+def _hidden_logits(outputs: Any, batch: Batch) -> torch.Tensor:
+    """Logits of the hidden tokens alone in 32 bits, shape (hidden, vocabulary)."""
+    logits: torch.Tensor = outputs.logits.flatten(0, 1)[batch.targets["places"]].float()
+    return logits
