@@ -38,8 +38,9 @@ lint: $(STAMP) ## Style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-generate: $(STAMP) ## Write the CRDs into the chart
+generate: $(STAMP) ## Write the CRDs into the chart, and the architectures of each task
 	$(BIN)/python -m finetune_api.schema charts/finetune-operator/crds
+	$(BIN)/python -m finetune_trainer.architectures trainer/finetune_trainer/architectures.json
 
 lock: ## Resolve the newest versions into the lock file
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-header \

@@ -135,8 +135,30 @@ def test_the_gradient_does_not_depend_on_the_cut(case: Case, trainer: WarmTraine
     assert distance(whole, step_gradients(trainer, run, BATCH // 4, processes=2)) < case.float_error
 
 
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES if case.counted])
+def test_every_row_is_counted_once_by_any_number_of_processes(case: Case, trainer: WarmTrainer, tmp_path: Path) -> None:
+    """Three processes, whose last batches are uneven, come to the metrics that one comes to."""
+    one = case.run(tmp_path / "one", maxSteps=1)
+    three = ARun(tmp_path / "three", {**one.config, "folder": str(tmp_path / "three" / "run")}).with_processes(3)
+    three = ARun(three.root, {**three.config, "checkpointFolder": str(three.root / "checkpoints")})
+    for run in (one, three):
+        ended = trainer.run(run)
+        assert ended.code == ExitCode.DONE, ended.log
+    metrics = one.read("evaluation.json")["metrics"]
+    assert three.read("evaluation.json")["metrics"] == approximately(metrics, 1e-4)
+    assert [line["row"] for line in three.lines("predictions.jsonl")] == [row.number for row in tested_rows(one)]
+
+
 def distance(one: Tensors, other: Tensors) -> float:
     """The largest difference between two tensors, as a share of the largest value of all."""
     assert one.keys() == other.keys()
     largest = max(float(item.abs().max()) for item in one.values())
     return max(float((item - other[name]).abs().max()) for name, item in one.items()) / largest
+
+
+def test_the_architectures_are_those_that_transformers_loads() -> None:
+    """`make generate` was run after a task or transformers changed."""
+    from finetune_trainer.architectures import known
+    from finetune_trainer.model_folder import architectures
+
+    assert architectures() == known()
