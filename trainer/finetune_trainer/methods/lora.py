@@ -1,4 +1,4 @@
-"""lora: low-rank adapters in the linear layers of the pre-trained part, and the whole of the new head."""
+"""lora: low-rank adapters in the linear layers of the pre-trained part, and the whole of the head that labels."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ class LowRank:
     def _targets(self, model: PreTrainedModel, head: Collection[str]) -> list[str]:
         """Full names of the linear layers outside the head that the manifest names by their last part."""
         from torch import nn
+        from transformers.pytorch_utils import Conv1D
 
+        output = _output_embeddings(model)
         linear = [
             name
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and f"{name}.weight" not in head
+            if isinstance(module, nn.Linear | Conv1D) and f"{name}.weight" not in head and module is not output
         ]
         if self.lora.target_modules == [ALL_LINEAR]:
             return linear
@@ -71,10 +73,20 @@ class LowRank:
 
 
 def _head(model: PreTrainedModel, new: Collection[str]) -> set[str]:
-    """Parameters outside the pre-trained part, and those in it that the weights' file did not have."""
+    """Parameters that the weights' file did not have, and of a head that labels also those that it had.
+
+    A head that says tokens was learned with the whole model and stays as it is.
+    """
     inside = f"{model.base_model_prefix}."
-    outside = {name for name, _ in model.named_parameters() if not name.startswith(inside)}
-    return outside | set(new)
+    names = {name for name, _ in model.named_parameters()}
+    outside = {name for name in names if not name.startswith(inside)}
+    return set(new) if _output_embeddings(model) is not None or outside == names else outside | set(new)
+
+
+def _output_embeddings(model: PreTrainedModel) -> nn.Module | None:
+    """What says tokens, if the model does."""
+    found: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _ends_with(name: str, ending: str) -> bool:

@@ -18,12 +18,29 @@ def load_tokenizer(source: ModelFolder, pads: bool = True) -> PreTrainedTokenize
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = _load("tokenizer", "tokenizer.json", AutoTokenizer.from_pretrained, source)
-    if pads and tokenizer.pad_token is None:
+    if pads:
+        _ensure_padding(tokenizer)
+    return tokenizer
+
+
+def _ensure_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             message = "spec.model.uri: its tokenizer has neither a pad token nor an end-of-text token"
             raise ConfigError("NoPadToken", message, "set pad_token in its tokenizer_config.json")
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+
+
+def load_processor(source: ModelFolder) -> Any:
+    """What prepares images and texts together, with its images on Pillow and a tokenizer that pads."""
+    from transformers import AutoProcessor
+
+    def load(path: str) -> Any:
+        return AutoProcessor.from_pretrained(path, backend="pil")  # type: ignore[no-untyped-call]
+
+    processor = _load("processor", "processor_config.json", load, source)
+    _ensure_padding(processor.tokenizer)
+    return processor
 
 
 def load_image_processor(source: ModelFolder) -> Any:
