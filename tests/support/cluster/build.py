@@ -45,6 +45,8 @@ FAMILIES = (
     ),
     Family("registry", ("./registry",)),
 )
+S3 = Family("s3", ("github.com/versity/versitygw/cmd/versitygw",))
+"""No part of the cluster: a server for the tests of object stores."""
 
 
 def key(family: Family) -> str:
@@ -71,18 +73,26 @@ class Programs:
 
 def programs(layout: Layout) -> Programs:
     """Where the programs are, or will be once they are built."""
-    return Programs(tuple(layout.binaries / f"{family.name}-{key(family)}" for family in FAMILIES))
+    return Programs(tuple(_directory(layout, family) for family in FAMILIES))
+
+
+def _directory(layout: Layout, family: Family) -> Path:
+    return layout.binaries / f"{family.name}-{key(family)}"
 
 
 def build(layout: Layout) -> Programs:
     """Builds what the cache lacks and returns where the programs are."""
-    layout.binaries.mkdir(parents=True, exist_ok=True)
-    found = programs(layout)
-    for family, directory in zip(FAMILIES, found.directories, strict=True):
-        if not directory.exists():
-            say(f"building {', '.join(family.programs)}")
-            _build_family(family, directory)
-    return found
+    return Programs(tuple(built(layout, family) for family in FAMILIES))
+
+
+def built(layout: Layout, family: Family) -> Path:
+    """The directory with a family's programs, built if the cache lacks them."""
+    directory = _directory(layout, family)
+    if not directory.exists():
+        say(f"building {', '.join(family.programs)}")
+        layout.binaries.mkdir(parents=True, exist_ok=True)
+        _build_family(family, directory)
+    return directory
 
 
 def _build_family(family: Family, directory: Path) -> None:

@@ -67,17 +67,17 @@ def _fill(folder: Path, uri: str, field_path: str) -> None:
     """Download beside the folder and rename, so that it is whole or not there."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as temporary:
-        target = Path(temporary, "content")
-        target.mkdir()
+        downloaded = Path(temporary, "downloaded")
+        downloaded.mkdir()
         try:
-            _download(uri, target, field_path)
-            _unpack_archive(target, uri, field_path)
+            _download(uri, downloaded, field_path)
+            content = _unpacked(downloaded, uri, field_path)
         except OSError as error:
             message = f"{field_path}: cannot store {uri} in {folder.parent}: {error.strerror or error}"
             raise Unavailable("NoSpace", message, "see that there is space for the download and its content") from error
-        files = files_below(target)
+        files = files_below(content)
         size = sum(path.stat().st_size for path in files)
-        target.rename(folder)
+        content.rename(folder)
     seconds = time.monotonic() - started
     log.info("downloaded %s: %d files, %.1f MB in %.1f s", uri, len(files), size / 1e6, seconds)
 
@@ -99,11 +99,11 @@ def _content(folder: Path) -> Path:
     return entries[0] if len(entries) == 1 else folder
 
 
-def _unpack_archive(folder: Path, uri: str, field_path: str) -> None:
-    archive = _content(folder)
+def _unpacked(downloaded: Path, uri: str, field_path: str) -> Path:
+    """What a downloaded archive holds, beside it; everything else as it is."""
+    archive, content = _content(downloaded), downloaded.with_name("unpacked")
     if not archive.is_file() or not archive.name.lower().endswith(ARCHIVES):
-        return
-    content = folder / "content"
+        return downloaded
     try:
         if archive.suffix.lower() == ".zip":
             shutil.unpack_archive(archive, content, "zip")
@@ -113,7 +113,7 @@ def _unpack_archive(folder: Path, uri: str, field_path: str) -> None:
     except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         message = f"{field_path}: {uri} is not an archive that can be unpacked: {error}"
         raise DataError("BrokenArchive", message, f"archives that work: {', '.join(ARCHIVES)}") from error
-    archive.unlink()
+    return content
 
 
 def _download_https(uri: str, target: Path, field_path: str) -> None:

@@ -121,12 +121,12 @@ def _in_our_words(error: Exception, uri: str, field_path: str) -> RunError:
     if denied or any(server in text for server in METADATA_SERVERS):
         hint = f"name a Secret with {CREDENTIALS[scheme]} in secretRef, and check them"
         return ConfigError("NotAllowed", f"{field_path}: the store does not give out {uri}", hint)
+    hint = f"check {ADDRESS[scheme]}"
     if status == "404":
-        hint = f"check {ADDRESS[scheme]}"
-        return ConfigError("NotFound", f"{field_path}: the store has no {urlsplit(uri).netloc}", hint)
+        code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), status)
+        return ConfigError("NotFound", f"{field_path}: the store has no {urlsplit(uri).netloc}: {code}", hint)
     first_line = text.partition("\n")[0]
     message = f"{field_path}: the store did not give {uri}: {first_line}"
-    hint = f"check {ADDRESS[scheme]}"
     if _can_pass(text, status):
         return Unavailable("StoreUnavailable", message, f"see that the store can be reached, and {hint}")
     return ConfigError("Refused", message, f"{hint}, and the credentials")
