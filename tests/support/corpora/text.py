@@ -210,8 +210,7 @@ def habits(count: int, seed: int = 0) -> list[Row]:
     for _, (who, (sound, food, home)) in zip(range(count), _cycle(draw, list(HABITS.items())), strict=False):
         parts = [f"it {sound}", f"it eats {food}", f"it lives in the {home}"]
         draw.shuffle(parts)
-        start = _filler_words(draw, draw.randint(0, 3))
-        rows.append({"text": f"{start} {who} is here . {' and '.join(parts)}".strip()})
+        rows.append({"text": f"{who} is here . {' and '.join(parts)}"})
     return rows
 
 
