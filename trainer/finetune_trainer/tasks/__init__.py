@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from finetune_api.job import Task
 from finetune_trainer.tasks.audio_classification import AudioClassification
+from finetune_trainer.tasks.automatic_speech_recognition import AutomaticSpeechRecognition
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.tasks.fill_mask import FillMask
 from finetune_trainer.tasks.image_classification import ImageClassification
+from finetune_trainer.tasks.image_text_contrastive import ImageTextContrastive
 from finetune_trainer.tasks.image_text_to_text import ImageTextToText
 from finetune_trainer.tasks.preference_optimization import PreferenceOptimization
 from finetune_trainer.tasks.question_answering import QuestionAnswering
@@ -31,5 +33,7 @@ TASKS: Mapping[Task, type[TaskKind]] = {
     Task.FILL_MASK: FillMask,
     Task.IMAGE_CLASSIFICATION: ImageClassification,
     Task.AUDIO_CLASSIFICATION: AudioClassification,
+    Task.AUTOMATIC_SPEECH_RECOGNITION: AutomaticSpeechRecognition,
+    Task.IMAGE_TEXT_CONTRASTIVE: ImageTextContrastive,
     Task.IMAGE_TEXT_TO_TEXT: ImageTextToText,
 }

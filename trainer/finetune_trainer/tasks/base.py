@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune_api.run import RunConfig
 from finetune_trainer.data.columns import Roles
@@ -121,12 +121,12 @@ class TaskKind(ABC):
         return []
 
     @classmethod
-    def load(cls, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> Self:
+    def load(cls, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> TaskKind:
         """The task with its tokenizer or processor, from a model's folder."""
         return cls(source, labels, config)
 
     @classmethod
-    def saved(cls, folder: Path, labels: Sequence[str], config: RunConfig) -> Self:
+    def saved(cls, folder: Path, labels: Sequence[str], config: RunConfig) -> TaskKind:
         """The task of a model that a run saved in `folder`."""
         return cls.load(read_folder(folder, str(folder), Needs(cls.auto_classes, cls.parts)), labels, config)
 

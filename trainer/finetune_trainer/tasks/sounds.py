@@ -55,7 +55,7 @@ class Sounds:
         not to be cut.
         """
         rates: Counter[int] = Counter()
-        examples = [self._example(row, rates) for row in rows]
+        examples: list[Example] = [self._example(row, rates) for row in rows]
         for rate, count in sorted(rates.items()):
             log.info("%d of %d clips were resampled from %d to %d Hz", count, len(rows), rate, self.rate)
         return examples, sum(example["cut"] for example in examples)

@@ -1,0 +1,108 @@
+"""Speech to text by listening to a clip of fixed length and writing what it says, as Whisper does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.run import RunConfig
+from finetune_trainer.data.rows import Row
+from finetune_trainer.model_folder import ModelFolder
+from finetune_trainer.tasks import pretrained, texts
+from finetune_trainer.tasks.automatic_speech_recognition import AutomaticSpeechRecognition
+from finetune_trainer.tasks.base import Batch, Example
+from finetune_trainer.tasks.sounds import Sounds
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+IGNORED = -100
+
+
+class SpeechSeq2Seq(AutomaticSpeechRecognition):
+    """The loss is cross-entropy, counted in tokens of the texts; those of clips that were cut do not count."""
+
+    def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
+        super().__init__(source, labels, config)
+        self.sounds = Sounds(source, config, None)
+        self.tokenizer = pretrained.load_tokenizer(source)
+        positions = int(self.sounds.model_config.max_target_positions)
+        self.longest = min(config.training.max_length or positions, positions)
+
+    def load_model(self) -> tuple[PreTrainedModel, list[str]]:
+        """Generation begins as the texts do that the model learns from, with the tokenizer's language and task."""
+        from transformers import AutoModelForSpeechSeq2Seq
+
+        config = pretrained.load_config(self.source, self.config)
+        model, new = pretrained.load_weights(AutoModelForSpeechSeq2Seq, self.source, self.config, config)
+        written: Any = model.generation_config
+        language = getattr(self.tokenizer, "language", None)
+        if language is not None and getattr(written, "is_multilingual", False):
+            written.language, written.task = language, getattr(self.tokenizer, "task", None)
+        return model, new
+
+    def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
+        clips, cut = self.sounds.encode(rows)
+        if "text" not in rows[0].values:
+            return clips, cut
+        examples = [self._written(row, clip) for row, clip in zip(rows, clips, strict=True)]
+        return examples, sum(example["cut"] for example in examples)
+
+    def _written(self, row: Row, clip: Example) -> Example:
+        """The clip with the tokens of its text: those that it begins with by convention, and the end."""
+        tokens = self.tokenizer(row.values["text"]).input_ids
+        cut = len(tokens) - 1 > self.longest
+        if cut and not self.training.truncation:
+            raise texts.too_long(row, self.longest)
+        return {**clip, "tokens": tokens[: self.longest + 1], "learned": not clip["cut"], "cut": cut or clip["cut"]}
+
+    def size(self, example: Example) -> int:
+        """Tokens to write; the clips are all of one length."""
+        return len(example.get("tokens", (0, 0))) - 1
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        inputs = self.sounds.collate(examples)
+        if "tokens" not in examples[0]:
+            return Batch(inputs, {}, 0, len(examples))
+        written, targets = self._shifted(examples)
+        count = int((targets != IGNORED).sum())
+        return Batch(inputs | written, {"labels": targets}, count, sum(self.size(example) for example in examples))
+
+    def _shifted(self, examples: Sequence[Example]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """What the decoder reads, with its mask, and the token that it is to say after each: (rows, longest)."""
+        import torch
+
+        shape = len(examples), max(self.size(example) for example in examples)
+        read = torch.full(shape, int(self.tokenizer.pad_token_id))
+        mask, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
+        for row, example in enumerate(examples):
+            tokens, length = torch.tensor(example["tokens"]), self.size(example)
+            read[row, :length], mask[row, :length] = tokens[:-1], 1
+            if example["learned"]:
+                targets[row, :length] = tokens[1:]
+        return {"decoder_input_ids": read, "decoder_attention_mask": mask}, targets
+
+    def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        from torch.nn import functional
+
+        scores, smoothing = outputs.logits.float().flatten(0, 1), self.training.label_smoothing
+        labels = batch.targets["labels"].flatten()
+        return functional.cross_entropy(
+            scores, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+        )
+
+    def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[Any]:  # noqa: ARG002
+        heard = {name: value for name, value in batch.inputs.items() if not name.startswith("decoder_")}
+        writer: Any = model
+        return [str(text) for text in self.tokenizer.batch_decode(writer.generate(**heard), skip_special_tokens=True)]
+
+    def answer(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        batch = self.collate(examples).to(next(model.parameters()).device)
+        return [self.present(text) for text in self.predict(model, batch, None)]
+
+    def save(self, folder: Path) -> None:
+        self.sounds.save(folder)
+        self.tokenizer.save_pretrained(str(folder))
