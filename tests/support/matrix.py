@@ -35,7 +35,8 @@ class Case:
     `corpus` makes the rows, with media files in the folder that it is given; `texts` picks what the tokenizer is
     trained on. `ecosystem` asks the saved model in a folder about rows the way that DESIGN's table says, with nothing
     of ours; `said` reduces a line of predictions.jsonl to the same; `asked` a line of `finetune predict`, where that
-    answers more than an evaluation asks. `model` names one of the zoo's kinds, or is a folder's maker.
+    answers more than an evaluation asks, and `question` makes what it is asked of a row, where that is not the row
+    itself. `model` names one of the zoo's kinds, or is a folder's maker.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Case:
     ecosystem: Says
     said: Callable[[Mapping[str, Any]], Any]
     asked: Callable[[Mapping[str, Any]], Any] | None = None
+    question: Callable[[Path, Row], Mapping[str, Any]] | None = None
     texts: Callable[[Mapping[str, Any]], Sequence[str]] = lambda row: [str(value) for value in row.values()]
     dataset: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)

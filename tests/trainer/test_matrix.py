@@ -21,6 +21,7 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.predict import main as predict
 from support import cases_generation, cases_media, cases_text
+from support.corpora.files import write_json_lines
 from support.matrix import Case
 from support.runs import ARun, WarmTrainer
 from support.step_gradients import Tensors, step_gradients
@@ -95,13 +96,16 @@ def test_the_ecosystem_says_what_the_evaluation_said(case: Case, finished: Made)
 
 @each_case
 def test_predict_says_the_same(case: Case, finished: Made, tmp_path: Path) -> None:
-    """`finetune predict` over the file of rows."""
+    """`finetune predict` over a file of rows."""
     run = finished(case)
-    (data,) = run.config["dataset"]["train"]
+    rows, uri = tested_rows(run), run.config["dataset"]["train"][0]["uri"]
+    if case.question is not None:
+        asked = [case.question(run.folder / "model", row) for row in rows]
+        rows = [Row(values, "questions.jsonl", number) for number, values in enumerate(asked, start=1)]
+        uri = write_json_lines(tmp_path / "questions.jsonl", asked).as_uri()
     output = tmp_path / "predictions.jsonl"
-    assert predict([str(run.folder), data["uri"], "--output", str(output)]) == ExitCode.DONE
+    assert predict([str(run.folder), uri, "--output", str(output)]) == ExitCode.DONE
     answers = {line["row"]: line for line in map(json.loads, output.read_text().splitlines())}
-    rows = tested_rows(run)
     if case.asked is not None:
         said = [case.asked(answers[row.number]) for row in rows]
         theirs = case.ecosystem(run.folder / "model", rows)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from math import exp
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
@@ -38,11 +39,24 @@ BASELINE_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Hidden:
-    """A token that was to be found, the one that was guessed, and how surprised the model was by the first (nats)."""
+    """A token that was to be found at a place of its row, and the one that was read there instead."""
 
+    place: int
     token: int
-    guess: int
+    read: int
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What was guessed for a hidden token, and how surprised the model was by the right one (nats)."""
+
+    hidden: Hidden
+    token: int
     surprise: float
+
+    @property
+    def right(self) -> bool:
+        return self.token == self.hidden.token
 
 
 class FillMask(TaskKind):
@@ -92,51 +106,55 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         return len(example["input_ids"])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Examples that draw nothing, those to predict, stay as they are."""
-        hidden = [self._hide(example) if "draw" in example else (example["input_ids"], []) for example in examples]
-        ids = [{**example, "input_ids": tokens} for example, (tokens, _) in zip(examples, hidden, strict=True)]
-        inputs = texts.pad(self.tokenizer, ids)
-        places = [places for _, places in hidden]
-        count, tokens = sum(map(len, places)), sum(map(self.size, examples))
-        return Batch(inputs, _targets(examples, places, inputs["input_ids"].shape[1]), count, tokens, places)
+        """Examples that draw nothing, those to predict, are read as they are."""
+        hidden = [self._hide(example) if "draw" in example else [] for example in examples]
+        read = [_with_hidden(example, own) for example, own in zip(examples, hidden, strict=True)]
+        inputs = texts.pad(self.tokenizer, read)
+        targets = _targets(hidden, inputs["input_ids"].shape[1])
+        return Batch(inputs, targets, sum(map(len, hidden)), sum(map(self.size, examples)), hidden)
 
-    def _hide(self, example: Example) -> tuple[list[int], list[int]]:
-        """The tokens that the model reads, and the places of those that it has to find."""
+    def _hide(self, example: Example) -> list[Hidden]:
+        """The tokens of a text that the model has to find."""
         import torch
 
         draw = torch.Generator().manual_seed(example["draw"])
-        tokens = list(example["input_ids"])
+        tokens = example["input_ids"]
         known = [place for place, token in enumerate(tokens) if token not in self.special]
         count = min(len(known), max(1, round(SHARE * len(known))))
-        places = [known[number] for number in torch.randperm(len(known), generator=draw)[:count].tolist()]
+        places = torch.randperm(len(known), generator=draw)[:count].tolist()
+        fates = torch.rand(count, generator=draw).tolist()
         others = torch.randint(len(self.ordinary), (count,), generator=draw).tolist()
-        for place, fate, other in zip(places, torch.rand(count, generator=draw).tolist(), others, strict=True):
-            if fate < MASKED:
-                tokens[place] = self.tokenizer.mask_token_id
-            elif fate < REPLACED:
-                tokens[place] = self.ordinary[other]
-        return tokens, places
+        return [
+            Hidden(known[place], tokens[known[place]], self._instead(tokens[known[place]], fate, self.ordinary[other]))
+            for place, fate, other in zip(places, fates, others, strict=True)
+        ]
+
+    def _instead(self, token: int, fate: float, other: int) -> int:
+        """What is read where a token is hidden."""
+        if fate < MASKED:
+            return int(self.tokenizer.mask_token_id)
+        return other if fate < REPLACED else token
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         from torch.nn import functional
 
         return functional.cross_entropy(_hidden_logits(outputs, batch), batch.targets["tokens"], reduction="sum")
 
-    def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[list[Hidden]]:  # noqa: ARG002
+    def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[list[Guess]]:  # noqa: ARG002
         from torch.nn import functional
 
         logits, tokens = _hidden_logits(outputs, batch), batch.targets["tokens"]
         surprises = functional.cross_entropy(logits, tokens, reduction="none")
-        found = map(Hidden, tokens.tolist(), logits.argmax(-1).tolist(), surprises.tolist())
-        return [list(islice(found, len(places))) for places in batch.notes]
+        guesses = map(Guess, chain.from_iterable(batch.notes), logits.argmax(-1).tolist(), surprises.tolist())
+        return [list(islice(guesses, len(hidden))) for hidden in batch.notes]
 
-    def judge(self, rows: Sequence[Row], predictions: Sequence[list[Hidden]], baseline: Sequence[Row] | None) -> Report:
-        hidden = list(chain.from_iterable(predictions))
-        values = generation.perplexity([item.surprise for item in hidden], [1] * len(hidden))
-        values["masked_accuracy"] = sum(item.guess == item.token for item in hidden) / len(hidden)
+    def judge(self, rows: Sequence[Row], predictions: Sequence[list[Guess]], baseline: Sequence[Row] | None) -> Report:
+        guesses = list(chain.from_iterable(predictions))
+        values = generation.perplexity([guess.surprise for guess in guesses], [1] * len(guesses))
+        values["masked_accuracy"] = fmean(guess.right for guess in guesses)
         if baseline is not None:
             usual = self._usual(baseline)
-            values["baseline_masked_accuracy"] = sum(item.token == usual for item in hidden) / len(hidden)
+            values["baseline_masked_accuracy"] = fmean(guess.hidden.token == usual for guess in guesses)
         return Report(values, errors=self._errors(rows, predictions))
 
     def _usual(self, rows: Sequence[Row]) -> int:
@@ -146,21 +164,24 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         usual: int = counts.most_common(1)[0][0]
         return usual
 
-    def _errors(self, rows: Sequence[Row], predictions: Sequence[list[Hidden]]) -> list[dict[str, Any]]:
+    def _errors(self, rows: Sequence[Row], predictions: Sequence[list[Guess]]) -> list[dict[str, Any]]:
         """Rows with a wrong guess, those with the greatest surprise first."""
-        wrong = [place for place, hidden in enumerate(predictions) if any(item.guess != item.token for item in hidden)]
-        wrong.sort(key=lambda place: -max(item.surprise for item in predictions[place]))
+        wrong = [place for place, guesses in enumerate(predictions) if not all(guess.right for guess in guesses)]
+        wrong.sort(key=lambda place: -max(guess.surprise for guess in predictions[place]))
         return [self._error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]]
 
-    def _error(self, row: Row, hidden: list[Hidden]) -> dict[str, Any]:
-        return {**plain(row.values), **self.present(hidden), "source": row.source, "row": row.number}
+    def _error(self, row: Row, guesses: list[Guess]) -> dict[str, Any]:
+        return {**plain(row.values), **self.present(guesses), "source": row.source, "row": row.number}
 
-    def present(self, prediction: list[Hidden]) -> dict[str, Any]:
-        return {"hidden": [self._presented(item) for item in prediction]}
+    def present(self, prediction: list[Guess]) -> dict[str, Any]:
+        return {"hidden": [self._presented(guess) for guess in prediction]}
 
-    def _presented(self, item: Hidden) -> dict[str, Any]:
-        known = {"token": self.tokenizer.decode([item.token]), "guess": self.tokenizer.decode([item.guess])}
-        return {**known, "probability": round(exp(-item.surprise), 4)}
+    def _presented(self, guess: Guess) -> dict[str, Any]:
+        """`position` counts the text's tokens, special ones included, from 0; tokens have their vocabulary's names."""
+        hidden = guess.hidden
+        names = self.tokenizer.convert_ids_to_tokens([hidden.token, hidden.read, guess.token])
+        said = dict(zip(("token", "read", "guess"), names, strict=True))
+        return {"position": hidden.place, **said, "probability": round(exp(-guess.surprise), 4)}
 
     def answer(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """The best fillings of each mask of a text."""
@@ -189,16 +210,21 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         self.tokenizer.save_pretrained(str(folder))
 
 
-def _targets(examples: Sequence[Example], places: Sequence[list[int]], longest: int) -> dict[str, torch.Tensor]:
+def _with_hidden(example: Example, hidden: Sequence[Hidden]) -> Example:
+    """The example with its tokens as the model reads them."""
+    tokens = list(example["input_ids"])
+    for item in hidden:
+        tokens[item.place] = item.read
+    return {**example, "input_ids": tokens}
+
+
+def _targets(hidden: Sequence[Sequence[Hidden]], longest: int) -> dict[str, torch.Tensor]:
     """The hidden tokens, and where they stand when the rows, each `longest` tokens long, are put one after another."""
     import torch
 
-    hidden = [(row, place) for row, own in enumerate(places) for place in own]
-    tokens = [examples[row]["input_ids"][place] for row, place in hidden]
-    return {
-        "tokens": torch.tensor(tokens, dtype=torch.int64),
-        "places": torch.tensor([row * longest + place for row, place in hidden], dtype=torch.int64),
-    }
+    places = [row * longest + item.place for row, own in enumerate(hidden) for item in own]
+    tokens = [item.token for item in chain.from_iterable(hidden)]
+    return {"tokens": torch.tensor(tokens, dtype=torch.int64), "places": torch.tensor(places, dtype=torch.int64)}
 
 
 def _hidden_logits(outputs: Any, batch: Batch) -> torch.Tensor:
