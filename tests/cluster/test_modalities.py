@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 CLAIM = "finetune"
 JOBS = {
-    "image": "image-classification vit",
-    "audio": "audio-classification wav2vec2-layer-norm",
+    "image": "image-classification-vit",
+    "audio": "audio-classification-wav2vec2-layer-norm",
     "multimodal": "multimodal-classification",
 }
 
