@@ -238,7 +238,7 @@ def test_a_run_from_the_hub(tmp_path: Path, small_run: ARun, models: Callable[[s
         model = hub.publish("models", "owner/bert", models("bert"), private=True)
         rows = hub.publish("datasets", "owner/rows", tmp_path / "rows", private=True)
         run = small_run.with_("model", uri="hf://owner/bert").with_("dataset", train=[{"uri": "hf://owner/rows"}])
-            run = run.with_("training", maxSteps=2, numTrainEpochs=None)
+        run = run.with_("training", maxSteps=2, numTrainEpochs=None)
         log, outcome = execute(run, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, HF_HOME=str(tmp_path / "hf"))
     assert outcome.failure is None, log
     assert hub.requested.count(f"GET /owner/bert/resolve/{model}/config.json") == 1
