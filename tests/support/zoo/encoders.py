@@ -28,7 +28,8 @@ def _sizes(kind: str, dropout: float) -> dict[str, float]:
     if kind == "distilbert":
         shape = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64}
         shape["initializer_range"] = SPREAD
-        return shape | {"dropout": dropout, "attention_dropout": dropout, "seq_classif_dropout": dropout}
+        drops = ("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout")
+        return shape | dict.fromkeys(drops, dropout)
     return {
         "hidden_size": 32,
         "initializer_range": SPREAD,

@@ -18,7 +18,7 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizer
 
 SIZE = 400
 LENGTH = 64
@@ -27,13 +27,10 @@ LENGTH = 64
 
 def word_piece(texts: Sequence[str], inputs: Sequence[str]) -> PreTrainedTokenizerBase:
     """As BERT and DistilBERT have it."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(_words_and_letters(texts), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
     names |= {"mask_token": "[MASK]"}
@@ -42,19 +39,28 @@ def word_piece(texts: Sequence[str], inputs: Sequence[str]) -> PreTrainedTokeniz
     )
 
 
-def byte_level_with_mask(texts: Sequence[str], add_prefix_space: bool = False) -> PreTrainedTokenizerBase:
+def _words_and_letters(texts: Sequence[str]) -> dict[str, int]:
+    """The most frequent words, and every letter for the others.
+
+    Not by the library's trainer for word pieces, which finds others in every process.
+    """
+    normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    letters = sorted(set().union(*counts))
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words])
+    return {piece: number for number, piece in enumerate(list(pieces)[:SIZE])}
+
+
+def byte_level_with_mask(texts: Sequence[str]) -> PreTrainedTokenizerBase:
     """As RoBERTa and BART have it."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trained = ByteLevelBPETokenizer(add_prefix_space=add_prefix_space)
+    trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(texts, vocab_size=SIZE, special_tokens=special, show_progress=False)
-    tokenizer = Tokenizer.from_str(trained.to_str())
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=add_prefix_space)
-    names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
-    names |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
-    inputs = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=LENGTH, model_input_names=inputs, **names
-    )
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=LENGTH)
 
 
 def byte_pairs(texts: Sequence[str], special: Sequence[str] = (), **of_words: str) -> dict[str, Any]:
