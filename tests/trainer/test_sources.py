@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +274,7 @@ def test_a_folder_of_images_has_its_labels_in_the_names_of_folders(tmp_path: Pat
     [
         pytest.param("dog/a.png car/b.png train/c.png", "b.png=car a.png=dog c.png=train", id="a class called train"),
         pytest.param("a.png b.png", "a.png b.png", id="no folders"),
+        pytest.param("dog/a.png dog/._a.png .trash/b.png", "a.png=dog", id="files that nobody sees"),
         pytest.param("dog/a.png b.png", "b.png a.png", id="folders that are no classes"),
         pytest.param("val/dog/a.png training/cat/b.png training/dog/c.PNG", "b.png=cat c.PNG=dog", id="other names"),
     ],
@@ -402,3 +405,26 @@ def test_a_repository_of_sounds_without_a_table(tmp_path: Path) -> None:
         ("b.wav", "no"),
         ("a.wav", "yes"),
     ]
+
+
+HEAVY = ("torch", "torchcodec", "transformers", "PIL", "soundfile", "soxr", "obstore", "httpx", "huggingface_hub")
+READ = """
+import sys
+from finetune_api.job import Source
+from finetune_trainer.data import columns
+from finetune_trainer.data.sources import load_source
+from finetune_trainer.data.uri import Places
+roles = columns.Roles({{"audio": columns.audio, "label": columns.label}}, (("audio", "label"),))
+rows = load_source(Source(uri={uri!r}), roles, {{}}, Places(), "field").rows
+print(len(rows), *sorted(set({heavy!r}) & set(sys.modules)))
+"""
+
+
+def test_reading_rows_loads_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    """The supervisor reads every row before the ranks start, within seconds, and without torch."""
+    for name in ("yes/a.wav", "no/b.wav"):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / name, numpy.zeros(8), 8000)
+    code = READ.format(uri=tmp_path.as_uri(), heavy=HEAVY)
+    read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert read.stdout.split() == ["2"]

@@ -34,7 +34,7 @@ BATCH = 1000
 def format_of(folder: Path) -> DataFormat | None:
     """Which of the two most files of a folder belong to; None if it has neither images nor sounds."""
     kinds = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
-    found = Counter(kinds[path.suffix.lower()] for path in files_below(folder) if path.suffix.lower() in kinds)
+    found = Counter(kinds[path.suffix.lower()] for path in _visible(folder) if path.suffix.lower() in kinds)
     return found.most_common(1)[0][0] if found else None
 
 
@@ -45,7 +45,8 @@ def read_folder(folder: Path, kind: DataFormat, split: str, name: str) -> Table:
     is the name of the folder that a file lies in; there are none if files lie at several depths. A metadata file has
     the columns of a table; `file_name`, or `x_file_name` for a column x, is relative to its own folder.
     """
-    files = [path for path in files_below(folder) if path.suffix.lower() in ENDINGS[kind]]
+    below = _visible(folder)
+    files = [path for path in below if path.suffix.lower() in ENDINGS[kind]]
     if not files:
         known = ", ".join(sorted(ENDINGS[kind]))
         raise DataError("NoRows", f"{name} has no {COLUMNS[kind]} files", f"endings that count: {known}")
@@ -54,11 +55,16 @@ def read_folder(folder: Path, kind: DataFormat, split: str, name: str) -> Table:
     split = SPLITS.get(split, split)
     if split not in splits:
         raise _no_split(split, list(splits), name)
-    metadata = [path for path in files_below(folder) if path.name in METADATA]
+    metadata = [path for path in below if path.name in METADATA]
     if metadata:
         return Table(_described(metadata, splits[split], COLUMNS[kind], name), folder)
     depths = {len(path.relative_to(folder).parts) - in_splits for path in files}
     return Table(_labelled(splits[split], COLUMNS[kind], labels=len(depths) == 1 and max(depths) > 1), folder)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The files without those that systems put beside them, such as ._1.png."""
+    return [path for path in files_below(folder) if "/." not in f"/{path.relative_to(folder)}"]
 
 
 def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -93,7 +99,7 @@ def _described(metadata: Sequence[Path], files: Sequence[Path], column: str, nam
 
 def read_repository(folder: Path, split: str, name: str) -> Table:
     """One split of a data set's repository that lies in `folder`; class labels come by name."""
-    tables = [path for path in files_below(folder) if path.suffix in formats.ENDINGS and path.name not in METADATA]
+    tables = [path for path in _visible(folder) if path.suffix in formats.ENDINGS and path.name not in METADATA]
     kind = format_of(folder)
     if kind is not None and not tables:
         return read_folder(folder, kind, split, name)

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from finetune_api.job import uri_scheme
 from finetune_trainer.data import stores
 from finetune_trainer.errors import ConfigError, DataError, RunError, Unavailable
 from finetune_trainer.files import files_below
@@ -83,7 +84,7 @@ def _fill(folder: Path, uri: str, field_path: str) -> None:
 
 
 def _download(uri: str, folder: Path, field_path: str) -> None:
-    if urlsplit(uri).scheme in stores.SCHEMES:
+    if uri_scheme(uri) in stores.SCHEMES:
         stores.download(uri, folder, field_path)
     else:
         _download_https(uri, folder / _name(uri), field_path)
@@ -110,7 +111,7 @@ def _unpacked(downloaded: Path, uri: str, field_path: str) -> Path:
         else:
             with tarfile.open(archive) as members:
                 members.extractall(content, filter="data")
-    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
         message = f"{field_path}: {uri} is not an archive that can be unpacked: {error}"
         raise DataError("BrokenArchive", message, f"archives that work: {', '.join(ARCHIVES)}") from error
     return content

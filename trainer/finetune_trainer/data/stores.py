@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from finetune_api.job import uri_scheme
 from finetune_trainer.errors import ConfigError, RunError, Unavailable, nearest
 
 if TYPE_CHECKING:
@@ -44,17 +44,22 @@ def download(uri: str, folder: Path, field_path: str) -> None:
 
     Raises ConfigError if it is not there or not allowed, Unavailable if the store does not answer.
     """
-    parts = urlsplit(uri)
-    key = parts.path.strip("/")
+    bucket, key = _parts(uri)
     with _explained(uri, field_path):
-        store = _open(f"{parts.scheme}://{parts.netloc}")
+        store = _open(f"{uri_scheme(uri)}://{bucket}")
         keys = [key] if not uri.endswith("/") and _is_object(store, key) else _below(store, key)
         if not keys:
             raise ConfigError("NotFound", f"{field_path}: {uri} does not exist", _neighbours(store, key))
-        base, top = PurePosixPath(key), folder / (PurePosixPath(key).name or parts.netloc)
+        base, top = PurePosixPath(key), folder / (PurePosixPath(key).name or bucket)
         targets = {name: top / PurePosixPath(name).relative_to(base) for name in keys}
         with ThreadPoolExecutor(PARALLEL) as pool:
             list(pool.map(lambda name: _save(store, name, targets[name]), keys))
+
+
+def _parts(uri: str) -> tuple[str, str]:
+    """Bucket and key; a key may have any character, so it is no URL's path."""
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    return bucket, key.strip("/")
 
 
 def _open(url: str) -> ObjectStore:
@@ -115,7 +120,7 @@ def _explained(uri: str, field_path: str) -> Iterator[None]:
 def _in_our_words(error: Exception, uri: str, field_path: str) -> RunError:
     from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-    text, scheme = str(error), urlsplit(uri).scheme
+    text, scheme = str(error), uri_scheme(uri)
     status = next(iter(re.findall(r"status code: (\d{3})", text)), None)
     denied = isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in ("401", "403")
     if denied or any(server in text for server in METADATA_SERVERS):
@@ -124,7 +129,7 @@ def _in_our_words(error: Exception, uri: str, field_path: str) -> RunError:
     hint = f"check {ADDRESS[scheme]}"
     if status == "404":
         code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), status)
-        return ConfigError("NotFound", f"{field_path}: the store has no {urlsplit(uri).netloc}: {code}", hint)
+        return ConfigError("NotFound", f"{field_path}: the store has no {_parts(uri)[0]}: {code}", hint)
     first_line = text.partition("\n")[0]
     message = f"{field_path}: the store did not give {uri}: {first_line}"
     if _can_pass(text, status):
