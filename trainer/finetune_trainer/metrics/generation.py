@@ -12,10 +12,11 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 def overlap(guesses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """rouge1, rouge2, rougeL: mean F-measure of stemmed words. Defined for Latin letters and digits only."""
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+    from rouge_score.tokenizers import DefaultTokenizer  # type: ignore[import-untyped]
 
     if not guesses:
         return {}
-    scorer = RougeScorer(ROUGE, use_stemmer=True)
+    scorer = RougeScorer(ROUGE, tokenizer=DefaultTokenizer(use_stemmer=True))
     scores = [scorer.score(reference, guess) for guess, reference in zip(guesses, references, strict=True)]
     return {name: float(fmean(score[name].fmeasure for score in scores)) for name in ROUGE}
 
