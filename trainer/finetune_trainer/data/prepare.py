@@ -35,7 +35,8 @@ class Data:
         digest = hashlib.sha256()
         for side, rows in sorted(self.sides.items()):
             for row in rows:
-                digest.update(json.dumps([side, plain(row.values), row.weight], sort_keys=True).encode())
+                weight = [] if row.weight == 1.0 else [row.weight]
+                digest.update(json.dumps([side, plain(row.values), *weight], sort_keys=True).encode())
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
