@@ -12,6 +12,7 @@ from finetune_trainer.tasks.fill_mask import FillMask
 from finetune_trainer.tasks.image_classification import ImageClassification
 from finetune_trainer.tasks.image_text_contrastive import ImageTextContrastive
 from finetune_trainer.tasks.image_text_to_text import ImageTextToText
+from finetune_trainer.tasks.multimodal_classification import MultimodalClassification
 from finetune_trainer.tasks.preference_optimization import PreferenceOptimization
 from finetune_trainer.tasks.question_answering import QuestionAnswering
 from finetune_trainer.tasks.summarization import Summarization
@@ -34,6 +35,7 @@ TASKS: Mapping[Task, type[TaskKind]] = {
     Task.IMAGE_CLASSIFICATION: ImageClassification,
     Task.AUDIO_CLASSIFICATION: AudioClassification,
     Task.AUTOMATIC_SPEECH_RECOGNITION: AutomaticSpeechRecognition,
-    Task.IMAGE_TEXT_CONTRASTIVE: ImageTextContrastive,
     Task.IMAGE_TEXT_TO_TEXT: ImageTextToText,
+    Task.IMAGE_TEXT_CONTRASTIVE: ImageTextContrastive,
+    Task.MULTIMODAL_CLASSIFICATION: MultimodalClassification,
 }

@@ -43,7 +43,8 @@ classify({"raw": samples, "sampling_rate": rate})"""
 
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
-        self.sounds = Sounds(source, config, config.training.max_length)
+        model_config = pretrained.load_config(source, config)
+        self.sounds = Sounds(source, model_config, self.training.max_length, self.training.truncation)
 
     @property
     def pads(self) -> bool:
@@ -64,7 +65,7 @@ classify({"raw": samples, "sampling_rate": rate})"""
         return self.sounds.encode(rows)
 
     def size(self, example: Example) -> int:
-        return int(example["samples"])
+        return self.sounds.size(example)
 
     def collate_inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         return self.sounds.collate(examples)

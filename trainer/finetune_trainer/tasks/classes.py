@@ -108,12 +108,7 @@ class Classification(TaskKind):
         return list((logits.sigmoid() if self.multi_label else logits.softmax(-1)).cpu().numpy())
 
     def present(self, prediction: Any) -> dict[str, Any]:
-        if not self.multi_label:
-            best = int(prediction.argmax())
-            return {"label": self.labels[best], "score": round(float(prediction[best]), 4)}
-        scores = {label: round(float(score), 4) for label, score in zip(self.labels, prediction, strict=True)}
-        given = [label for label, score in zip(self.labels, prediction, strict=True) if score >= THRESHOLD]
-        return {"labels": given, "scores": scores}
+        return described(prediction, self.labels, self.multi_label)
 
     def judge(self, rows: Sequence[Row], predictions: Sequence[Any], baseline: Sequence[Row] | None) -> Report:
         import numpy
@@ -152,6 +147,18 @@ class Classification(TaskKind):
         prediction = said.get("label", said.get("labels"))
         where = {"source": row.source, "row": row.number}
         return {**plain(row.values), "prediction": prediction, "score": round(float(scores.max()), 4), **where}
+
+
+def described(scores: numpy.ndarray, labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
+    """A probability for each label as people read it."""
+    if not multi_label:
+        best = int(scores.argmax())
+        return {"label": labels[best], "score": round(float(scores[best]), 4)}
+    given = [label for label, score in zip(labels, scores, strict=True) if score >= THRESHOLD]
+    return {
+        "labels": given,
+        "scores": {label: round(float(score), 4) for label, score in zip(labels, scores, strict=True)},
+    }
 
 
 def _is_multi_label(config: RunConfig) -> bool:

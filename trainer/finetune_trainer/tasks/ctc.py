@@ -40,7 +40,8 @@ class Ctc(AutomaticSpeechRecognition):
 
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
-        self.sounds = Sounds(source, config, config.training.max_length)
+        model_config = pretrained.load_config(source, config)
+        self.sounds = Sounds(source, model_config, self.training.max_length, self.training.truncation)
         if not self.sounds.of_waveforms:
             message = f"spec.model.uri: a {source.model_type} model does not listen to waveforms"
             raise ConfigError("UnsupportedModel", message, "use a model such as Wav2Vec2, HuBERT or WavLM, or Whisper")
@@ -101,7 +102,7 @@ class Ctc(AutomaticSpeechRecognition):
         return examples
 
     def size(self, example: Example) -> int:
-        return int(example["samples"])
+        return self.sounds.size(example)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         import torch

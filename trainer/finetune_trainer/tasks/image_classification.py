@@ -45,10 +45,10 @@ classify("picture.png")"""
         return pretrained.load_weights(AutoModelForImageClassification, self.source, self.config, config)
 
     def encode_inputs(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
-        return self.images.encode(rows), 0
+        return self.images.encode(rows)
 
-    def size(self, example: Example) -> int:  # noqa: ARG002
-        return 1
+    def size(self, example: Example) -> int:
+        return self.images.size(example)
 
     def collate_inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         return self.images.collate(examples)

@@ -75,7 +75,8 @@ model(**inputs).logits_per_image.softmax(-1)"""
     def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
         limit = texts.longest(self.source, self.tokenizer, self.config)
         encoded, cut = texts.encode(self.tokenizer, rows, limit, self.training.truncation)
-        return [{**text, **image} for text, image in zip(encoded, self.images.encode(rows), strict=True)], cut
+        opened, _ = self.images.encode(rows)
+        return [{**text, **image} for text, image in zip(encoded, opened, strict=True)], cut
 
     def size(self, example: Example) -> int:
         return len(example["input_ids"])

@@ -27,11 +27,15 @@ class Images:
     def __init__(self, source: ModelFolder) -> None:
         self.processor = pretrained.load_image_processor(source)
 
-    def encode(self, rows: Sequence[Row]) -> list[Example]:
-        """The image of each row with the row's place. Raises DataError for one that cannot be read."""
+    def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
+        """The image of each row with the row's place; none is cut. Raises DataError for one that cannot be read."""
         for row in rows:
             open_image(row.values["image"], row.place)
-        return [{"image": row.values["image"], "place": row.place} for row in rows]
+        return [{"image": row.values["image"], "place": row.place} for row in rows], 0
+
+    def size(self, example: Example) -> int:  # noqa: ARG002
+        """Images are all made of one size."""
+        return 1
 
     def collate(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """`pixel_values` of shape (rows, channels, height, width), whatever the sizes and modes of the images are."""

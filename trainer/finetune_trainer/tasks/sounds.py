@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.run import RunConfig
 from finetune_trainer.data.media import open_audio
 from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import DataError
@@ -34,12 +33,14 @@ class Sounds:
     length; the others take features of a fixed one, such as the 30 seconds of Whisper.
     """
 
-    def __init__(self, source: ModelFolder, config: RunConfig, max_length: int | None) -> None:
+    def __init__(
+        self, source: ModelFolder, model_config: PreTrainedConfig, max_length: int | None, truncation: bool
+    ) -> None:
         self.extractor = pretrained.load_feature_extractor(source)
-        self.model_config = pretrained.load_config(source, config)
+        self.model_config = model_config
         self.rate = int(self.extractor.sampling_rate)
         self.of_waveforms = hasattr(self.model_config, "conv_stride")
-        self.truncation = config.training.truncation
+        self.truncation = truncation
         fixed = None if self.of_waveforms else getattr(self.extractor, "n_samples", None)
         self.limit = min((limit for limit in (max_length, fixed) if limit is not None), default=None)
 
@@ -78,6 +79,10 @@ class Sounds:
     def _too_long(self, row: Row, samples: int) -> DataError:
         message = f"{row.place}: the clip has {samples} samples, and the model or maxLength allows {self.limit}"
         return DataError("TooLong", message, "shorten it, or cut such clips with spec.training.truncation: true")
+
+    def size(self, example: Example) -> int:
+        """Samples at the model's rate."""
+        return int(example["samples"])
 
     def collate(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """What the extractor makes of the clips, padded to the longest, with the attention mask where it is heeded."""

@@ -27,7 +27,8 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
 
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
-        self.sounds = Sounds(source, config, None)
+        model_config = pretrained.load_config(source, config)
+        self.sounds = Sounds(source, model_config, None, self.training.truncation)
         self.tokenizer = pretrained.load_tokenizer(source)
         positions = int(self.sounds.model_config.max_target_positions)
         self.longest = min(config.training.max_length or positions, positions)
