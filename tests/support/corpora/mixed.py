@@ -11,12 +11,12 @@ from support.corpora.speech import RATE, VOICES, ensure_espeak, say
 from support.corpora.text import MOODS
 from support.models import FILLERS
 
-SHOWN = ("circle", "square")
+SHOWN = ("red", "blue")
 SPOKEN = ("yes", "stop")
 
 
 def letters(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """text, image, audio, label: the mood of the text, the shape on the picture and the spoken word make eight labels.
+    """text, image, audio, label: the mood of the text, the colour of the shape and the spoken word make eight labels.
 
     Each of the three tells one of two halves: who lacks one is right half of the time at best.
     """
@@ -27,12 +27,12 @@ def letters(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
     draw = random.Random(seed)
     rows = []
     for number in range(count):
-        mood, shape, word = draw.choice(list(MOODS)), draw.choice(SHOWN), draw.choice(SPOKEN)
+        mood, paint, word = draw.choice(list(MOODS)), draw.choice(SHOWN), draw.choice(SPOKEN)
         words = [*draw.sample(MOODS[mood], 2), *draw.choices(FILLERS, k=4), str(number)]
         draw.shuffle(words)
-        draw.choice([look for look in LOOKS if look.shape == shape]).drawn(draw).save(folder / f"{number}.png")
+        draw.choice([look for look in LOOKS if look.paint == paint]).drawn(draw).save(folder / f"{number}.png")
         sound = say(word, draw.choice(VOICES), draw.randint(150, 210), draw.randint(30, 70))
         soundfile.write(folder / f"{number}.wav", sound, RATE)
         files = {"image": f"{number}.png", "audio": f"{number}.wav"}
-        rows.append({"text": " ".join(words), **files, "label": f"{mood} {shape} {word}"})
+        rows.append({"text": " ".join(words), **files, "label": f"{mood} {paint} {word}"})
     return rows
