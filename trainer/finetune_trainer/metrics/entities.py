@@ -89,6 +89,8 @@ def _of_type(type_: str, wanted: set[Entity], found: set[Entity]) -> dict[str, f
 
 
 def _macro(truth: list[str], guess: list[str]) -> dict[str, float]:
+    """O, the guess for words that were not seen, is a class of its own only where some words are O."""
     from sklearn import metrics  # type: ignore[import-untyped]
 
-    return {"f1_macro": float(metrics.f1_score(truth, guess, average="macro", zero_division=0.0))}
+    classes = sorted({*truth, *guess} - ({OUTSIDE} - {*truth}))
+    return {"f1_macro": float(metrics.f1_score(truth, guess, labels=classes, average="macro", zero_division=0.0))}
