@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.torch
 
-TEXTS = ["a small red circle left on white ground", "one seven three", "order two red lamps , lamp in red times two"]
+TEXTS = ["a small red circle left on white ground", "one seven three", "order two red lamps for the house"]
 ENCODERS = ("bert", "roberta", "distilbert")
 DECODERS = ("gpt2", "llama", "qwen3")
 READERS = (*ENCODERS, *DECODERS, "t5", "bart")
@@ -167,9 +167,12 @@ def test_wav2vec2_spells_by_letters(kind: str, made: Made) -> None:
     assert ("attention_mask" in inputs(kind, made(kind))) == (kind == "wav2vec2-layer-norm")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in zoo.KINDS if kind != "resnet"])
+@pytest.mark.parametrize("kind", [kind for kind in zoo.KINDS if kind not in ("resnet", "efficientnet")])
 def test_dropout_is_what_was_asked_for(kind: str, tmp_path: Path, made: Made) -> None:
-    """In training, two passes over one batch are equal without dropout and differ with it."""
+    """In training, two passes over one batch are equal without dropout and differ with it.
+
+    ResNet has none, and EfficientNet only in the head that is put on later.
+    """
     import torch
 
     batch = dict(inputs(kind, made(kind)))
