@@ -142,7 +142,7 @@ def test_a_text_begins_once(tmp_path: Path) -> None:
     assert [tokens(task, row)[0].count(begin) for row in rows] == [1, 1, 1]
 
 
-def test_what_is_cut_is_not_learned(opened: Opened, tmp_path: Path) -> None:
+def test_what_is_cut_is_not_learned(tmp_path: Path) -> None:
     """A long text loses its end, and with it the end-of-text token; it is counted."""
     folder = zoo.save("gpt2", tmp_path / "model", TEXTS)
     task = open_task("text-generation", folder, maxLength=4)

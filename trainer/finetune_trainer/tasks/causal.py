@@ -72,12 +72,7 @@ class CausalLanguageModel(TaskKind):
         device = next(model.parameters()).device
         inputs = {name: tensor.to(device) for name, tensor in self.pad(kept, "left").items()}
         written, width = writing.write(model, inputs), inputs["input_ids"].shape[1]
-        return [self._after(prompt, tokens[width:]) for prompt, tokens in zip(kept, written, strict=True)]
-
-    def _after(self, prompt: list[int], tokens: list[int]) -> str:
-        """Tokens as text; with the prompt before them, because some tokenizers drop the first blank of a text."""
-        before = str(self.tokenizer.decode(prompt, skip_special_tokens=True))
-        return str(self.tokenizer.decode([*prompt, *tokens], skip_special_tokens=True))[len(before) :]
+        return [str(self.tokenizer.decode(tokens[width:], skip_special_tokens=True)) for tokens in written]
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(str(folder))

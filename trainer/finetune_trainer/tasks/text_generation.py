@@ -75,7 +75,8 @@ write("A text to go on with", do_sample=False)"""
 
     def _turn_ends(self, examples: Sequence[Example]) -> list[int]:
         """Special tokens that the assistant ends its turns with."""
-        special, ends = set(self.tokenizer.all_special_ids), set()
+        known = self.tokenizer.added_tokens_decoder.items()
+        special, ends = {number for number, token in known if token.special}, set()
         for example in examples:
             if "messages" in example["row"].values:
                 said = [token for token in example["input_ids"][example["learned"]].tolist() if token in special]
