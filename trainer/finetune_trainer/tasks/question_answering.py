@@ -145,9 +145,9 @@ tokenizer.decode(inputs["input_ids"][0, start : end + 1])"""
         for item, encoding, row in zip(
             inputs, encoded.encodings or (), encoded["overflow_to_sample_mapping"], strict=True
         ):
-            inside = [token for token, sequence in enumerate(encoding.sequence_ids) if sequence == 1]
-            spans = numpy.array([encoding.offsets[token] for token in inside], dtype=numpy.int32).reshape(-1, 2)
-            windows[row].append({**item, "first": min(inside, default=0), "spans": spans})
+            inside = numpy.array([part == 1 for part in encoding.sequence_ids])
+            spans = numpy.array(encoding.offsets, dtype=numpy.int32)[inside]
+            windows[row].append({**item, "first": int(inside.argmax()), "spans": spans})
         return windows
 
     def size(self, example: Example) -> int:

@@ -89,18 +89,25 @@ tag("Words with blanks between them .")"""
         if not any(place is not None for place in example["words"]):
             message = f"{row.place}: the model's tokenizer sees none of its words"
             raise DataError("NothingToTag", message, "remove the row")
-        return {**example, "tags": tuple(self.labels.index(tag) for tag in _tags(row))}
+        targets = [IGNORED] * self.size(example)
+        for place, tag in zip(example["words"], _tags(row), strict=True):
+            if place is not None:
+                targets[place] = self.labels.index(tag)
+        return {**example, "targets": targets}
 
     def size(self, example: Example) -> int:
         return len(example["input_ids"])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
+        import torch
+
         inputs = texts.pad(self.tokenizer, examples)
-        tokens = sum(self.size(example) for example in examples)
+        width = inputs["input_ids"].shape[1]
+        known = [item["targets"] + [IGNORED] * (width - self.size(item)) for item in examples if "targets" in item]
         words = [example["words"] for example in examples]
         count = sum(place is not None for places in words for place in places)
-        targets = {"labels": _targets(examples, inputs["input_ids"])} if "tags" in examples[0] else {}
-        return Batch(inputs, targets, count, tokens, words)
+        tokens = sum(self.size(example) for example in examples)
+        return Batch(inputs, {"labels": torch.tensor(known)} if known else {}, count, tokens, words)
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         from torch.nn import functional
@@ -155,20 +162,6 @@ def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tu
             found.append(None)
         begin = end + 1
     return tuple(found)
-
-
-def _targets(examples: Sequence[Example], input_ids: torch.Tensor) -> torch.Tensor:
-    """The number of each word's tag at its first token, in the shape of the tokens."""
-    import torch
-
-    targets = torch.full_like(input_ids, IGNORED)
-    for row, example in enumerate(examples):
-        known = [
-            (place, tag) for place, tag in zip(example["words"], example["tags"], strict=True) if place is not None
-        ]
-        places, tags = zip(*known, strict=True)
-        targets[row, list(places)] = torch.tensor(tags)
-    return targets
 
 
 def _tags(row: Row) -> tuple[str, ...]:
