@@ -145,8 +145,8 @@ FUSED = Case(
 
 CASES = (
     image_classification("resnet", rate=1e-2, epochs=6, bar=0.7),
-    image_classification("efficientnet", rate=1e-2, epochs=6, bar=0.6),
-    image_classification("vit", rate=3e-3, epochs=10, bar=0.6),
+    image_classification("efficientnet", rate=3e-2, epochs=10, bar=0.5),
+    image_classification("vit", rate=5e-3, epochs=14, bar=0.5),
     audio_classification("wav2vec2", rate=3e-3, epochs=6, bar=0.6),
     audio_classification("wav2vec2-layer-norm", rate=3e-3, epochs=8, bar=0.6),
     speech_recognition("wav2vec2-layer-norm", rate=5e-3, epochs=16, bar=0.7),

@@ -86,7 +86,7 @@ def open_audio(media: Media, place: str, rate: int) -> Sound:
     try:
         channels, original = soundfile.read(io.BytesIO(media.read()), dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
-        raise _unreadable_audio(media, place, str(error)) from error
+        raise _unreadable_audio(media, place, _without_address(error)) from error
     if not len(channels):
         raise _unreadable_audio(media, place, "it has no samples")
     if not numpy.isfinite(channels).all():
@@ -104,8 +104,13 @@ def audio_length(media: Media, place: str = "audio") -> tuple[int, int]:
     try:
         info = soundfile.info(media.path if media.path is not None else io.BytesIO(media.read()))
     except (OSError, soundfile.SoundFileError) as error:
-        raise _unreadable_audio(media, place, str(error)) from error
+        raise _unreadable_audio(media, place, _without_address(error)) from error
     return info.frames, info.samplerate
+
+
+def _without_address(error: Exception) -> str:
+    """What libsndfile says, without the address of the buffer that it read."""
+    return str(getattr(error, "error_string", error))
 
 
 def _unreadable_audio(media: Media, place: str, why: str) -> DataError:

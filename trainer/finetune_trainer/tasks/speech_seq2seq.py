@@ -34,16 +34,22 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
         self.longest = min(config.training.max_length or positions, positions)
 
     def load_model(self) -> tuple[PreTrainedModel, list[str]]:
-        """Generation begins as the texts do that the model learns from, with the tokenizer's language and task."""
         from transformers import AutoModelForSpeechSeq2Seq
 
         config = pretrained.load_config(self.source, self.config)
         model, new = pretrained.load_weights(AutoModelForSpeechSeq2Seq, self.source, self.config, config)
-        written: Any = model.generation_config
-        language = getattr(self.tokenizer, "language", None)
-        if language is not None and getattr(written, "is_multilingual", False):
-            written.language, written.task = language, getattr(self.tokenizer, "task", None)
+        self._say_how(model.generation_config)
         return model, new
+
+    def _say_how(self, generation: Any) -> None:
+        """Begin as the texts that are learned from, with the tokenizer's language and task, and say how to search.
+
+        Where a model does not say it, transformers' pipeline searches otherwise than `generate` does.
+        """
+        generation.num_beams = generation.num_beams or 1
+        language = getattr(self.tokenizer, "language", None)
+        if language is not None and getattr(generation, "is_multilingual", False):
+            generation.language, generation.task = language, getattr(self.tokenizer, "task", None)
 
     def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
         clips, cut = self.sounds.encode(rows)
