@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from finetune_api.run import RunConfig
 from finetune_trainer.data.columns import Answer
 from finetune_trainer.data.rows import Row
 from finetune_trainer.model_folder import Needs, read_folder
-from finetune_trainer.tasks import TASKS
+from finetune_trainer.tasks import TASKS, texts
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.tasks.question_answering import LONGEST_ANSWER, UNANSWERABLE, best_span
 from finetune_trainer.tasks.token_classification import first_tokens
@@ -277,3 +278,12 @@ def test_tied_embeddings_stay_tied(kind: str, model: Zoo, tmp_path: Path) -> Non
     assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
     assert not torch.equal(loaded.get_input_embeddings().weight, before)
     torch.testing.assert_close(loaded.get_input_embeddings().weight, filler.get_input_embeddings().weight)
+
+
+def test_a_text_may_be_of_any_length_where_nothing_limits_it(model: Zoo) -> None:
+    """Tokenizers without a limit say 10 to the 30, which their own library does not take."""
+    task = task_of("text-classification", model("bert"), ["x", "y"])
+    task.tokenizer.model_max_length = int(1e30)
+    limit = texts.longest(replace(task.source, positions=None), task.tokenizer, task.config)
+    encoded, cut = texts.encode(task.tokenizer, rows([{"text": "anna " * 500}]), limit, truncation=True)
+    assert (len(encoded[0]["input_ids"]), cut) == (502, 0)

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 NAMES = ("input_ids", "token_type_ids")
+MOST_TOKENS = 1_000_000
+"""Of a text, where neither model nor tokenizer knows a limit: what maxLength may be at most."""
 
 
 def longest(source: ModelFolder, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> int:
     """Most tokens that the model takes, or that the manifest allows."""
-    limits = (config.training.max_length, source.positions, tokenizer.model_max_length)
+    limits = (config.training.max_length, source.positions, tokenizer.model_max_length, MOST_TOKENS)
     return min(limit for limit in limits if limit is not None)
 
 
