@@ -34,7 +34,7 @@ TASKS: Mapping[Task, type[TaskKind]] = {
     Task.FILL_MASK: FillMask,
     Task.IMAGE_CLASSIFICATION: ImageClassification,
     Task.AUDIO_CLASSIFICATION: AudioClassification,
-    Task.AUTOMATIC_SPEECH_RECOGNITION: AutomaticSpeechRecognition,
+    Task.AUTOMATIC_SPEECH_RECOGNITION: AutomaticSpeechRecognition,  # type: ignore[type-abstract]
     Task.IMAGE_TEXT_TO_TEXT: ImageTextToText,
     Task.IMAGE_TEXT_CONTRASTIVE: ImageTextContrastive,
     Task.MULTIMODAL_CLASSIFICATION: MultimodalClassification,
