@@ -81,7 +81,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ConfigError if the tokenizer cannot say messages."""
     if not tokenizer.chat_template:
         message = "spec.model.uri: its tokenizer has no chat template, which rows with messages need"
-        hint = "use a model made for chats, put a chat_template.jinja beside its tokenizer, or give prompt + completion"
+        hint = "use a model made for chats, add a chat_template.jinja to this one, or give prompt + completion"
         raise ConfigError("NoChatTemplate", message, hint)
     texts.check_offsets(tokenizer)
 
@@ -142,11 +142,11 @@ def _said(
 
 
 def _refused(place: str, error: Exception) -> DataError:
-    message = f"{place}: the model's chat template refuses the messages: {error}"
+    message = f"{place}: the chat template refuses the messages: {error}"
     return DataError("MessagesRefused", message, "give turns in the order that the template takes, or remove the row")
 
 
 def _rewritten(place: str, number: int) -> DataError:
-    message = f"{place}: the model's chat template says message {number + 1} otherwise than as the answer to a prompt"
+    message = f"{place}: the chat template says message {number + 1} otherwise than as the answer to a prompt"
     hint = "mark in the template what the assistant says with {% generation %} and {% endgeneration %}"
     return DataError("TemplateRewrites", message, hint)

@@ -89,7 +89,8 @@ def error(row: Row, **said: Any) -> dict[str, Any]:
 
 def nothing_to_learn(row: Row, max_length: int) -> DataError:
     message = f"{row.place}: none of its first {max_length} tokens is to be learned"
-    return DataError("NothingToLearn", message, "raise spec.training.maxLength, shorten what comes first, or remove it")
+    hint = "raise spec.training.maxLength, shorten what comes first, or remove the row"
+    return DataError("NothingToLearn", message, hint)
 
 
 def check_end(tokenizer: PreTrainedTokenizerBase) -> None:
