@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from finetune_api.job import Method
+from finetune_api.job import Method, Task
 from finetune_api.progress import ExitCode
 from finetune_trainer.data.split import Side
 from finetune_trainer.methods.lora import LowRank
 from finetune_trainer.predict import main as predict
+from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Example, TaskKind
 from support import zoo
 from support.corpora import text
@@ -323,3 +324,23 @@ def lora_run(root: Path, model: Path, merge: bool) -> ARun:
     run = a_run(root, data.as_uri(), model.as_uri(), numTrainEpochs=2, learningRate=1e-2)
     run = ARun(root, {**run.config, "task": "text-generation"})
     return run.with_("method", type="lora", lora={"r": 8}).with_("output", mergeAdapter=merge)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("summarization", "t5"),
+        ("translation", "bart"),
+        ("text-generation", "gpt2"),
+        ("preference-optimization", "qwen3"),
+        ("image-text-to-text", "llava"),
+    ],
+)
+def test_the_cards_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, kind: str) -> None:
+    """As they stand, beside the folder `model`."""
+    from PIL import Image
+
+    zoo.save(kind, tmp_path / "model", TEXTS)
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    exec(TASKS[Task(task)].usage, {})
