@@ -21,6 +21,7 @@ from finetune_api.run import RunConfig
 from finetune_trainer.data.prepare import load_data
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import RunError
+from finetune_trainer.methods import METHODS
 from finetune_trainer.preflight import check_inputs
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.world import World
@@ -91,7 +92,8 @@ def go_as_far_as_the_first_step(given: Setting) -> None:
     facts, data = check_inputs(config, None), load_data(config)
     task = TASKS[config.task].load(facts.folder, data.labels, config)
     examples = {side: task.encode(rows)[0] for side, rows in data.sides.items()}
-    model, _ = task.load_model()
+    model, new = task.load_model()
+    METHODS[config.method.type](config.method).prepare(model, new)
     task.prepare(model, examples, World(0, 1, torch.device("cpu")))
 
 
@@ -206,8 +208,7 @@ CASES = [
         "vit",
         half_an_image,
         "UnreadableImage",
-        "row 3 of ./rows.jsonl: 3.png cannot be read as an image: unrecognized data stream contents when reading image"
-        " file",
+        "row 3 of ./rows.jsonl: 3.png cannot be read as an image: image file is truncated",
         IMAGES_THAT_WORK,
         id="an image that was cut off",
     ),
@@ -237,6 +238,15 @@ CASES = [
         "spec.model.uri: ./model has no image processor",
         "it needs one of preprocessor_config.json, processor_config.json",
         id="a model without an image processor",
+    ),
+    pytest.param(
+        "image-classification",
+        "resnet",
+        lambda given: replace(given, run=given.run.with_("method", type="lora")),
+        "ModuleNotFound",
+        "spec.method.type: the model has no linear layer that could get an adapter",
+        "use full, which trains all of it",
+        id="adapters for a model without linear layers",
     ),
     pytest.param(
         "audio-classification",

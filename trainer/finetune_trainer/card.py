@@ -76,4 +76,8 @@ def _method(config: RunConfig) -> str:
 def _adapter_note(config: RunConfig) -> list[str]:
     if config.method.type is not MethodType.LORA or config.output.merge_adapter:
         return []
-    return ["", "`model/` holds the base model and the LoRA adapter beside it; loading puts the adapter on (peft)."]
+    return [
+        "",
+        "`model/` holds the base model and the LoRA adapter beside it, which loading puts on (peft); or one merged"
+        " model, if transformers cannot do that with this architecture.",
+    ]

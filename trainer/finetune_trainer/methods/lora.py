@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from finetune_api.job import Method
 from finetune_trainer.errors import ConfigError, nearest
@@ -48,6 +48,9 @@ class LowRank:
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear | Conv1D) and f"{name}.weight" not in head and module is not output
         ]
+        if not linear:
+            message = "spec.method.type: the model has no linear layer that could get an adapter"
+            raise ConfigError("ModuleNotFound", message, "use full, which trains all of it")
         if self.lora.target_modules == [ALL_LINEAR]:
             return linear
         for wanted in self.lora.target_modules:
@@ -60,10 +63,11 @@ class LowRank:
 
     def save(self, module: nn.Module, folder: Path, merge_adapter: bool) -> None:
         """Merged: one plain model. Otherwise the base with its trained head, and the adapter beside it, which
-        transformers puts on by itself: so the folder needs no other place to be loaded.
+        transformers puts on by itself: so the folder needs no other place to be loaded. Where it cannot, as with
+        Wav2Vec2, which has adapters of its own kind, the adapter is merged all the same.
         """
         model = cast("PeftModel", module)
-        if merge_adapter:
+        if merge_adapter or not _puts_adapters_on(model):
             model.merge_and_unload().save_pretrained(str(folder))
             return
         for config in model.peft_config.values():
@@ -87,6 +91,14 @@ def _output_embeddings(model: PreTrainedModel) -> nn.Module | None:
     """What says tokens, if the model does."""
     found: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return found
+
+
+def _puts_adapters_on(model: PeftModel) -> bool:
+    """Whether transformers puts an adapter on a model of this class while loading it."""
+    from transformers.integrations.peft import PeftAdapterMixin
+
+    found: Any = type(model.get_base_model())
+    return found.load_adapter is PeftAdapterMixin.load_adapter
 
 
 def _ends_with(name: str, ending: str) -> bool:
