@@ -13,6 +13,7 @@ import pytest
 
 from finetune_api.job import Method, Task
 from finetune_api.progress import ExitCode
+from finetune_trainer.data.columns import Where, image
 from finetune_trainer.data.split import Side
 from finetune_trainer.methods.lora import LowRank
 from finetune_trainer.predict import main as predict
@@ -344,3 +345,62 @@ def test_the_cards_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ta
     Image.new("RGB", (32, 32), "red").save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
     exec(TASKS[Task(task)].usage, {})
+
+
+QUESTIONS = (
+    {"prompt": "order one ?", "completion": " red lamp"},
+    {"prompt": "order two blue vase ?", "completion": " blue"},
+)
+
+
+def with_pictures(folder: Path, rows: Sequence[Values]) -> list[Values]:
+    """Each with a picture of another colour."""
+    from PIL import Image
+
+    for number in range(len(rows)):
+        Image.new("RGB", (40, 32), (60 * number, 200, 90)).save(folder / f"{number}.png")
+    return [
+        {**row, "image": image(str(folder / f"{number}.png"), Where("row 1", "image", "image"))}
+        for number, row in enumerate(rows)
+    ]
+
+
+def test_the_loss_of_an_answer_about_an_image_is_transformers_own(folder: Folder, tmp_path: Path) -> None:
+    """Over completions and ends alone, though image, prompt and completion of both rows differ in length."""
+    import torch
+    from PIL import Image
+
+    task = open_task("image-text-to-text", folder("llava"))
+    model, processor = loaded(task), task.processor  # type: ignore[attr-defined]
+    rows, total, tokens = with_pictures(tmp_path, QUESTIONS), 0.0, 0
+    for row in rows:
+        prompt = f"USER: <image>\n{row['prompt']} ASSISTANT:"
+        picture = Image.open(row["image"].path)
+        before = processor(images=picture, text=prompt, return_tensors="pt")["input_ids"]
+        whole = processor(images=picture, text=f"{prompt}{row['completion']}</s>", return_tensors="pt")
+        labels = whole["input_ids"].clone()
+        labels[:, : before.shape[1]] = -100
+        said = int((labels != -100).sum())
+        with torch.no_grad():
+            total += float(model(**whole, labels=labels).loss) * said
+        tokens += said
+    assert mean_loss(task, model, prepared(task, model, rows)) == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_without_a_chat_template_the_prompt_follows_the_image(tmp_path: Path) -> None:
+    model = zoo.save("llava", tmp_path / "model", TEXTS)
+    (model / "chat_template.jinja").unlink()
+    examples, _ = open_task("image-text-to-text", model).encode(rows_of(with_pictures(tmp_path, QUESTIONS)))
+    assert [example["prompt"] for example in examples] == ["<image>\norder one ?", "<image>\norder two blue vase ?"]
+
+
+def test_a_model_that_was_made_for_long_summaries_may_write_short_ones(folder: Folder) -> None:
+    """Its beams stay, its least length is that of the shortest training target, its greatest that of the longest."""
+    task = open_task("summarization", folder("bart"))
+    model, tokenizer = loaded(task), task.tokenizer  # type: ignore[attr-defined]
+    model.generation_config.update(min_length=56, max_length=142, num_beams=4)
+    targets = ("order", "order one red lamp")
+    prepared(task, model, [{"source": "order", "target": target} for target in targets])
+    least, most = (len(tokenizer(target)["input_ids"]) for target in targets)
+    found = model.generation_config
+    assert (found.min_length, found.max_new_tokens, found.max_length, found.num_beams) == (least, most, None, 4)
