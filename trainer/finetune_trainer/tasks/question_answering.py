@@ -36,6 +36,7 @@ SHORTEST = 32
 """Tokens that a window must hold at least: a question, and enough of a context that windows can overlap."""
 LONGEST_ANSWER = 30
 """Most tokens of an answer that is given."""
+COUNTING = "count the characters of answer_start from 0, in the context as it is in the file"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ tokenizer.decode(inputs["input_ids"][0, start : end + 1])"""
     def _questions(self, rows: Sequence[Row]) -> list[str]:
         """The questions, cut to half of what the model reads."""
         questions = [row.values["question"] for row in rows]
-        encodings = self.tokenizer(questions, add_special_tokens=False).encodings or ()
+        encodings = self.tokenizer(questions, add_special_tokens=False, verbose=False).encodings or ()
         most = self.limit // 2
         return [
             question if len(encoding) <= most else question[: encoding.offsets[most - 1][1]]
@@ -279,10 +280,7 @@ def _check_answer(answer: Answer, row: Row) -> None:
             f"{row.place}: the answer {answer.text!r} at character {answer.start} goes beyond its context, which has"
             f" {len(context)} characters"
         )
-        raise DataError("AnswerOutside", message, _HINT)
+        raise DataError("AnswerOutside", message, COUNTING)
     if there != answer.text:
         message = f"{row.place}: the answer is {answer.text!r}, but from character {answer.start} on is {there!r}"
-        raise DataError("AnswerElsewhere", message, _HINT)
-
-
-_HINT = "count the characters of answer_start from 0, in the context as it is in the file"
+        raise DataError("AnswerElsewhere", message, COUNTING)
