@@ -90,7 +90,7 @@ def test_long_texts_are_cut_and_counted(trainer: WarmTrainer, models: Callable[[
     ended = trainer.run(run)
     assert ended.code == ExitCode.DONE, ended.log
     train = run.read("run.json")["data"]["rows"]["train"]
-    assert f"of {train} train texts are longer than the model or maxLength takes, and were cut" in ended.log
+    assert f"of {train} train rows are longer than the model or maxLength takes, and were cut" in ended.log
 
 
 def test_the_card_says_how_good_it_is_beside_the_baseline(trainer: WarmTrainer, small_run: ARun) -> None:

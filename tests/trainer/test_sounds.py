@@ -11,6 +11,7 @@ import numpy
 import pytest
 import soundfile
 
+from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Where
@@ -20,7 +21,8 @@ from finetune_trainer.evaluate import evaluation_batches
 from finetune_trainer.model_folder import Needs, read_folder
 from finetune_trainer.tasks import TASKS
 from support import zoo
-from support.runs import a_run
+from support.corpora.files import write_json_lines
+from support.runs import ARun, WarmTrainer, a_run
 
 if TYPE_CHECKING:
     from finetune_trainer.tasks.base import TaskKind
@@ -206,3 +208,17 @@ def test_unknown_characters_are_left_out_and_told_of(
         first, second = task.encode(rows_of(tmp_path, (0.5, 0.5), text=["one!", "one"]))[0]
     assert caplog.messages == ["1 of 7 characters are not in the model's vocabulary and were left out: !"]
     assert first["tokens"] == second["tokens"]
+
+
+def test_a_step_of_clips_that_do_not_count_is_no_fault(trainer: WarmTrainer, saved: Models, tmp_path: Path) -> None:
+    """With one row a step some steps have nothing to learn from; the run goes on, and its numbers stay finite."""
+    rows = [{"audio": f"{number}.wav", "text": "one two four" * 20 if number % 2 else "one"} for number in range(1, 17)]
+    for number in range(1, 17):
+        clip(tmp_path, number, 0.3)
+    data = write_json_lines(tmp_path / "rows.jsonl", rows)
+    run = a_run(tmp_path, data.as_uri(), saved("wav2vec2-layer-norm").as_uri(), numTrainEpochs=1, trainBatchSize=1)
+    ended = trainer.run(ARun(tmp_path, {**run.config, "task": "automatic-speech-recognition"}))
+    assert ended.code == ExitCode.DONE, ended.log
+    losses = [line["loss"] for line in run.lines("metrics.jsonl") if "loss" in line]
+    assert numpy.isfinite(losses).all()
+    assert 0.0 in losses

@@ -102,7 +102,7 @@ def _encode(task: TaskKind, data: Data, side: Side) -> Sequence[Example]:
         return []
     examples, cut = task.encode(rows)
     if cut:
-        log.info("%d of %d %s texts are longer than the model or maxLength takes, and were cut", cut, len(rows), side)
+        log.info("%d of %d %s rows are longer than the model or maxLength takes, and were cut", cut, len(rows), side)
     return examples
 
 

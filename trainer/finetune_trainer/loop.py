@@ -86,8 +86,8 @@ def agree(run: Run, parts: Sequence[MicroBatch]) -> Agreed:
 def _optimize(run: Run, parts: Sequence[MicroBatch], count: float) -> torch.Tensor:
     """One optimizer step over all processes; returns the gradient's norm before clipping, on the device."""
     accumulate(run, parts)
-    # DDP has divided the sum by the number of processes.
-    scale_gradients(run.parameters, run.world.size / count)
+    # DDP has divided the sum by the number of processes. A step of rows that count for nothing has no gradient.
+    scale_gradients(run.parameters, run.world.size / (count or 1.0))
     norm = nn.utils.clip_grad_norm_(run.parameters, run.config.training.max_grad_norm)
     set_learning_rate(run.optimizer, learning_rate(run))
     run.optimizer.step()
@@ -106,8 +106,8 @@ def learning_rate(run: Run) -> float:
 def _advance(run: Run, agreed: Agreed) -> None:
     rate = learning_rate(run)
     state = run.state
+    state.samples += len(run.sampler.indices(state.step))
     state.step += 1
-    state.samples += int(agreed.count)
     state.tokens += int(agreed.tokens)
     state.window_count += agreed.count
     state.window_tokens += agreed.tokens
@@ -132,7 +132,7 @@ def _log(run: Run, norm: torch.Tensor) -> None:
     """Read the window's loss back, the mean over all processes, and open a new window."""
     now, state, norm_value = time.monotonic(), run.state, norm.item()
     _collect_loss(run)
-    loss = state.window_loss / state.window_count
+    loss = state.window_loss / (state.window_count or 1.0)
     pace = state.window_tokens / max(now - run.log_time, 1e-6)
     run.reporter.update(loss=loss, loss_step=run.state.step, grad_norm=norm_value, tokens_per_second=pace)
     values = {"loss": loss, "learning_rate": run.reporter.now.learning_rate or 0.0, "grad_norm": norm_value}
