@@ -88,7 +88,7 @@ def speech_recognition(model: str, rate: float, epochs: int, bar: float) -> Case
         ecosystem=transcribe,
         said=lambda line: line["text"],
         texts=lambda row: [row["text"]],
-        training={"learningRate": rate, "numTrainEpochs": epochs, "trainBatchSize": 16},
+        training={"learningRate": rate, "numTrainEpochs": epochs, "trainBatchSize": 8},
     )
 
 
@@ -149,8 +149,8 @@ CASES = (
     image_classification("vit", rate=5e-3, epochs=14, bar=0.5),
     audio_classification("wav2vec2", rate=3e-3, epochs=6, bar=0.6),
     audio_classification("wav2vec2-layer-norm", rate=3e-3, epochs=8, bar=0.6),
-    speech_recognition("wav2vec2-layer-norm", rate=5e-3, epochs=16, bar=0.7),
-    speech_recognition("whisper", rate=3e-3, epochs=8, bar=0.7),
+    speech_recognition("wav2vec2-layer-norm", rate=4e-3, epochs=12, bar=0.6),
+    speech_recognition("whisper", rate=2e-3, epochs=7, bar=0.4),
     CLIP,
     FUSED,
 )

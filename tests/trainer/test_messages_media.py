@@ -410,11 +410,12 @@ def test_a_column_without_its_encoder(uri_of: Models, tmp_path: Path) -> None:
     assert caught.value.hint == "set spec.model.encoders.audio, or leave it out"
 
 
-def test_a_model_that_is_no_encoder(uri_of: Models, tmp_path: Path) -> None:
-    given = with_encoders(setting("multimodal-classification", "", tmp_path, uri_of), uri_of, text="t5", image="vit")
+@pytest.mark.parametrize("kind", ["t5", "clip"])
+def test_a_model_that_is_no_encoder(kind: str, uri_of: Models, tmp_path: Path) -> None:
+    given = with_encoders(setting("multimodal-classification", "", tmp_path, uri_of), uri_of, text=kind, image="vit")
     with pytest.raises(RunError) as caught:
         go_as_far_as_the_first_step(given)
-    assert caught.value.message == "spec.model.encoders: a t5 model has no states of one kind to join with others"
+    assert caught.value.message == f"spec.model.encoders: a {kind} model has no states of one kind to join with others"
     assert caught.value.hint == "use encoders such as BERT, ViT, ResNet or Wav2Vec2"
 
 
