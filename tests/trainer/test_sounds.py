@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,12 @@ from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Where
 from finetune_trainer.data.rows import Row
+from finetune_trainer.data.split import Side
 from finetune_trainer.errors import RunError
 from finetune_trainer.evaluate import evaluation_batches
 from finetune_trainer.model_folder import Needs, read_folder
 from finetune_trainer.tasks import TASKS
+from finetune_trainer.world import World
 from support import zoo
 from support.corpora.files import write_json_lines
 from support.runs import ARun, WarmTrainer, a_run
@@ -208,6 +212,30 @@ def test_unknown_characters_are_left_out_and_told_of(
         first, second = task.encode(rows_of(tmp_path, (0.5, 0.5), text=["one!", "one"]))[0]
     assert caplog.messages == ["1 of 7 characters are not in the model's vocabulary and were left out: !"]
     assert first["tokens"] == second["tokens"]
+
+
+def test_whisper_without_a_language_learns_in_the_one_that_it_hears(saved: Models, tmp_path: Path) -> None:
+    """Texts then begin as generation does, also in the saved model."""
+    import torch
+
+    folder = tmp_path / "whisper"
+    shutil.copytree(saved("whisper"), folder)
+    file = folder / "tokenizer_config.json"
+    silent = {name: value for name, value in json.loads(file.read_text()).items() if name not in ("language", "task")}
+    file.write_text(json.dumps(silent))
+    task = task_of("automatic-speech-recognition", folder, tmp_path, [])
+    before, _ = task.encode(rows_of(tmp_path, text=TEXTS))
+    model, _ = task.load_model()
+    examples = {Side.TRAIN: before, Side.VALIDATION: before[:2], Side.TEST: []}
+    after = task.prepare(model, examples, World(0, 1, torch.device("cpu")))
+
+    language = model.generation_config.language
+    from transformers import WhisperTokenizer
+
+    fixed = WhisperTokenizer.from_pretrained(folder, language=language, task="transcribe")
+    assert language in ("en", "de")
+    assert [example["tokens"] for example in after[Side.TRAIN]] == [fixed(text).input_ids for text in TEXTS]
+    assert after[Side.VALIDATION] == after[Side.TRAIN][:2]
 
 
 def test_a_step_of_clips_that_do_not_count_is_no_fault(trainer: WarmTrainer, saved: Models, tmp_path: Path) -> None:

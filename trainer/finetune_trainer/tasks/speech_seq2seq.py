@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
 from finetune_trainer.data.rows import Row
+from finetune_trainer.data.split import Side
 from finetune_trainer.model_folder import ModelFolder
 from finetune_trainer.tasks import pretrained, texts
 from finetune_trainer.tasks.automatic_speech_recognition import AutomaticSpeechRecognition
-from finetune_trainer.tasks.base import Batch, Example
+from finetune_trainer.tasks.base import Batch, Example, Examples
 from finetune_trainer.tasks.sounds import Sounds
 
 if TYPE_CHECKING:
@@ -19,7 +22,13 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from finetune_trainer.world import World
+
+log = logging.getLogger(__name__)
 IGNORED = -100
+TRANSCRIBE = "transcribe"
+LISTENED = 16
+"""Clips that the language is told by."""
 
 
 class SpeechSeq2Seq(AutomaticSpeechRecognition):
@@ -65,6 +74,34 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
         if cut and not self.training.truncation:
             raise texts.too_long(row, self.longest)
         return {**clip, "tokens": tokens[: self.longest + 1], "learned": not clip["cut"], "cut": cut or clip["cut"]}
+
+    def prepare(self, model: nn.Module, examples: Examples, world: World) -> Examples:  # noqa: ARG002
+        """A tokenizer of many languages that names none is given the one that the model hears in the training clips.
+
+        Generation would begin with that language too, and a text is to be learned as it will be written.
+        """
+        generation: Any = model.generation_config
+        if not getattr(generation, "is_multilingual", False) or getattr(self.tokenizer, "language", "") is not None:
+            return examples
+        tokenizer: Any = self.tokenizer
+        before = len(tokenizer.prefix_tokens)
+        language = getattr(generation, "language", None) or self._language(model, examples[Side.TRAIN][:LISTENED])
+        tokenizer.set_prefix_tokens(language=language, task=tokenizer.task or TRANSCRIBE)
+        log.info("the texts are taken to be in the language %s", language)
+        self._say_how(generation)
+        return {side: [self._begun_anew(example, before) for example in some] for side, some in examples.items()}
+
+    def _language(self, model: Any, examples: Sequence[Example]) -> str:
+        """What the model hears in most of the clips."""
+        names = {number: str(token).strip("<|>") for token, number in model.generation_config.lang_to_id.items()}
+        features = self.sounds.collate(examples)["input_features"].to(model.device)
+        heard: Counter[int] = Counter(model.detect_language(features).tolist())
+        return names[max(heard, key=lambda number: (heard[number], -number))]
+
+    def _begun_anew(self, example: Example, before: int) -> Example:
+        """With the tokenizer's tokens to begin with, in place of the first `before`."""
+        prefix: list[int] = self.tokenizer.prefix_tokens
+        return {**example, "tokens": [*prefix, *example["tokens"][before:]][: self.longest + 1]}
 
     def size(self, example: Example) -> int:
         """Tokens to write; the clips are all of one length."""
