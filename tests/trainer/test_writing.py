@@ -342,7 +342,7 @@ def test_the_cards_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ta
     from PIL import Image
 
     zoo.save(kind, tmp_path / "model", TEXTS)
-    Image.new("RGB", (32, 32), "red").save(tmp_path / "image.png")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
     exec(TASKS[Task(task)].usage, {})
 

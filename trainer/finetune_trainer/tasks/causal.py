@@ -61,7 +61,8 @@ class CausalLanguageModel(TaskKind):
         if not self.training.truncation:
             raise texts.too_long(row, self.limit, "row")
 
-    def answer(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    def continued(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """What the model writes after the prompt of each example."""
         written = self.write(model, [chat.prompt(self.tokenizer, example["row"]) for example in examples])
         return [{"generated_text": text} for text in written]
 

@@ -67,7 +67,7 @@ model = AutoModelForImageTextToText.from_pretrained("model")
 processor = AutoProcessor.from_pretrained("model", backend="pil")
 asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "A question?"}]}]
 prompt = processor.apply_chat_template(asked, add_generation_prompt=True)
-inputs = processor(images=Image.open("image.png").convert("RGB"), text=prompt, return_tensors="pt")
+inputs = processor(images=Image.open("picture.png").convert("RGB"), text=prompt, return_tensors="pt")
 tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
 processor.decode(tokens, skip_special_tokens=True)"""
 

@@ -150,7 +150,7 @@ write("A prompt", do_sample=False)"""
 
     def answer(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """What the model writes, and how likely it holds the answers of rows that have them."""
-        written = super().answer(model, examples)
+        written = self.continued(model, examples)
         if "chosen" not in examples[0]:
             return written
         known = self._log_likelihoods(model, examples)

@@ -12,7 +12,7 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.tasks import chat, writing
-from finetune_trainer.tasks.base import Batch, Better, Example, Examples, Goal, Report, Rows, TaskKind
+from finetune_trainer.tasks.base import Batch, Better, Example, Examples, Goal, Report, Rows
 from finetune_trainer.tasks.causal import CausalLanguageModel
 from finetune_trainer.tasks.chat import Tokens
 
@@ -103,10 +103,10 @@ write("A text to go on with", do_sample=False)"""
 
     def answer(self, model: nn.Module, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """What the model writes, and for rows that say what it should have written, how surely it would."""
-        written = super().answer(model, examples)
+        written = self.continued(model, examples)
         if not any(len(example["learned"]) for example in examples):
             return written
-        scores = TaskKind.answer(self, model, examples)
+        scores = super().answer(model, examples)
         return [text | (score if score["tokens"] else {}) for text, score in zip(written, scores, strict=True)]
 
     def judge(self, rows: Sequence[Row], predictions: Sequence[Any], baseline: Sequence[Row] | None) -> Report:  # noqa: ARG002
