@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import soundfile
+from PIL import Image
 
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
@@ -62,6 +66,30 @@ def test_adapters_load(name: str, merge: bool, trainer: WarmTrainer, tmp_path: P
     ours = [case.said(line) for line in run.lines("predictions.jsonl")]
     theirs = case.ecosystem(run.folder / "model", rows)
     assert ours == [near(value) for value in theirs]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image-classification-vit",
+        "audio-classification-wav2vec2",
+        "automatic-speech-recognition-whisper",
+        "image-text-contrastive-clip",
+        "multimodal-classification",
+    ],
+)
+def test_the_lines_of_the_card_run(
+    name: str, trainer: WarmTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the run's folder, beside a picture and a clip."""
+    case = few_rows(BY_ID[name])
+    run = case.run(tmp_path, maxSteps=1)
+    finished(run, trainer)
+    (code,) = re.findall("```python\n(.*?)```", (run.folder / "README.md").read_text(), re.DOTALL)
+    Image.new("RGB", (40, 30)).save(run.folder / "picture.png")
+    soundfile.write(run.folder / "clip.wav", numpy.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    monkeypatch.chdir(run.folder)
+    exec(code, {})
 
 
 def near(value: Any) -> Any:
