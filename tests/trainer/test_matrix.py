@@ -62,7 +62,7 @@ def middle(run: ARun) -> int:
     return max(1, int(total * 2 / 3))
 
 
-def tested_rows(run: ARun) -> list[Row]:
+def rows_of_the_test(run: ARun) -> list[Row]:
     return load_data(RunConfig.model_validate(run.config)).sides[Side.TEST]
 
 
@@ -90,7 +90,7 @@ def test_the_ecosystem_says_what_the_evaluation_said(case: Case, finished: Made)
     """The classes of DESIGN's table load the saved model, and agree on every test row."""
     run = finished(case)
     ours = [case.said(line) for line in run.lines("predictions.jsonl")]
-    theirs = case.ecosystem(run.folder / "model", tested_rows(run))
+    theirs = case.ecosystem(run.folder / "model", rows_of_the_test(run))
     assert ours == [approximately(value, case.tolerance) for value in theirs]
 
 
@@ -98,7 +98,7 @@ def test_the_ecosystem_says_what_the_evaluation_said(case: Case, finished: Made)
 def test_predict_says_the_same(case: Case, finished: Made, tmp_path: Path) -> None:
     """`finetune predict` over a file of rows."""
     run = finished(case)
-    rows, uri = tested_rows(run), run.config["dataset"]["train"][0]["uri"]
+    rows, uri = rows_of_the_test(run), run.config["dataset"]["train"][0]["uri"]
     if case.question is not None:
         asked = [case.question(run.folder / "model", row) for row in rows]
         rows = [Row(values, "questions.jsonl", number) for number, values in enumerate(asked, start=1)]
@@ -150,7 +150,7 @@ def test_every_row_is_counted_once_by_any_number_of_processes(case: Case, traine
         assert ended.code == ExitCode.DONE, ended.log
     metrics = one.read("evaluation.json")["metrics"]
     assert three.read("evaluation.json")["metrics"] == approximately(metrics, 1e-4)
-    assert [line["row"] for line in three.lines("predictions.jsonl")] == [row.number for row in tested_rows(one)]
+    assert [line["row"] for line in three.lines("predictions.jsonl")] == [row.number for row in rows_of_the_test(one)]
 
 
 def distance(one: Tensors, other: Tensors) -> float:

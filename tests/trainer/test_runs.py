@@ -242,6 +242,16 @@ def test_resume_never_starts_from_the_first_step(
     assert run.weights() == undisturbed(run).weights()
 
 
+def test_a_loss_that_is_not_finite_ends_the_run(trainer: WarmTrainer, small_run: ARun, tmp_path: Path) -> None:
+    """For good, with what to change: the next attempt would come to the same."""
+    data = write_rows(tmp_path / "rows.csv", [(text, f"{number}e30") for number, (text, _) in enumerate(sentences(60))])
+    run = small_run.with_("dataset", train=[{"uri": data.as_uri()}])
+    ended = trainer.run(ARun(run.root, {**run.config, "task": "text-regression"}))
+    assert ended.outcome.failure is not None
+    assert (ended.code, ended.outcome.failure.reason) == (ExitCode.CONFIG_ERROR, "Diverged")
+    assert "learningRate" in (ended.outcome.failure.hint or "")
+
+
 def test_data_that_changed_is_not_trained_on(trainer: WarmTrainer, small_run: ARun, tmp_path: Path) -> None:
     data = tmp_path / "rows.csv"
     write_rows(data, sentences(240))

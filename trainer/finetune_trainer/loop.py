@@ -6,6 +6,7 @@ clip, update. Nothing is read back from the device between two log points.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import nn
 
 from finetune_api.job import EvaluationStrategy
 from finetune_trainer.data.sampler import draw_seed, row_seed, share
-from finetune_trainer.errors import Preempted
+from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.evaluate import StopRequested, evaluate, prefixed
 from finetune_trainer.gradients import MicroBatch, accumulate
 from finetune_trainer.optimizer import scale_gradients, set_learning_rate
@@ -133,12 +134,21 @@ def _log(run: Run, norm: torch.Tensor) -> None:
     now, state, norm_value = time.monotonic(), run.state, norm.item()
     _collect_loss(run)
     loss = state.window_loss / (state.window_count or 1.0)
+    _check_finite(loss, norm_value, state.step)
     pace = state.window_tokens / max(now - run.log_time, 1e-6)
     run.reporter.update(loss=loss, loss_step=run.state.step, grad_norm=norm_value, tokens_per_second=pace)
     values = {"loss": loss, "learning_rate": run.reporter.now.learning_rate or 0.0, "grad_norm": norm_value}
     run.reporter.record({**values, "tokens_per_second": round(pace)})
     state.window_loss = state.window_count = state.window_tokens = 0.0
     run.log_time = now
+
+
+def _check_finite(loss: float, norm: float, step: int) -> None:
+    """Raise ConfigError for a run that cannot come to anything: another attempt would diverge, too."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        message = f"the loss or its gradient was not a finite number up to step {step}"
+        hint = "lower spec.training.learningRate, warm up longer, and look for extreme values in the rows"
+        raise ConfigError("Diverged", message, hint)
 
 
 def _collect_loss(run: Run) -> None:

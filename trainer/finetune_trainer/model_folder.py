@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from finetune_trainer.data.hub import download_model
 from finetune_trainer.data.uri import Places, is_hub, local_path
-from finetune_trainer.errors import ConfigError, nearest
+from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -104,7 +104,8 @@ def read_folder(
     kind = str(config["model_type"])
     if kind not in needs.model_types:
         message = f"{title} is a {kind} model, which cannot do this task"
-        raise ConfigError("UnsupportedModel", message, nearest(kind, needs.model_types, "model types that can"))
+        known = sorted(needs.model_types)
+        raise ConfigError("UnsupportedModel", message, f"model types that can: {', '.join(known[:20])}, …")
     for part in needs.parts:
         if not any((folder / name).exists() for name in part.files):
             raise ConfigError("NotAModel", f"{title} has no {part.title}", f"it needs one of {', '.join(part.files)}")
