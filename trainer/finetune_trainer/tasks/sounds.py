@@ -84,11 +84,16 @@ class Sounds:
         """Samples at the model's rate."""
         return int(example["samples"])
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """What the extractor makes of the clips, padded to the longest, with the attention mask where it is heeded."""
+    def collate(self, examples: Sequence[Example], masked: bool = False) -> dict[str, torch.Tensor]:
+        """What the extractor makes of the clips: waveforms padded to the longest, or features of one length.
+
+        With the attention mask where waveforms need it, and of features where the model takes a mask.
+        """
         opened = [open_audio(example["audio"], example["place"], self.rate).samples for example in examples]
         clips = [clip[: example["samples"]] for clip, example in zip(opened, examples, strict=True)]
-        how: dict[str, Any] = {"padding": True, "return_attention_mask": self.pads} if self.of_waveforms else {}
+        how: dict[str, Any] = {"return_attention_mask": self.pads if self.of_waveforms else masked}
+        if self.of_waveforms:
+            how["padding"] = True
         return dict(self.extractor(clips, sampling_rate=self.rate, return_tensors="pt", **how))
 
     def shorten_masks(self, config: PreTrainedConfig, examples: Sequence[Example]) -> None:

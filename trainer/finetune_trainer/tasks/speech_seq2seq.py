@@ -108,7 +108,7 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
         return len(example.get("tokens", (0, 0))) - 1
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        inputs = self.sounds.collate(examples)
+        inputs = self.sounds.collate(examples, masked=True)
         if "tokens" not in examples[0]:
             return Batch(inputs, {}, 0, len(examples))
         written, targets = self._shifted(examples)
