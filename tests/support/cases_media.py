@@ -148,7 +148,7 @@ CASES = (
     image_classification("efficientnet", rate=3e-2, epochs=10, bar=0.5),
     image_classification("vit", rate=5e-3, epochs=14, bar=0.5),
     audio_classification("wav2vec2", rate=3e-3, epochs=5, bar=0.6),
-    audio_classification("wav2vec2-layer-norm", rate=3e-3, epochs=10, bar=0.5),
+    audio_classification("wav2vec2-layer-norm", rate=3e-3, epochs=10, bar=0.6),
     speech_recognition("wav2vec2-layer-norm", rate=4e-3, epochs=12, bar=0.6),
     speech_recognition("whisper", rate=2e-3, epochs=7, bar=0.4),
     CLIP,

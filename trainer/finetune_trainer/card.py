@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_api.job import MethodType
 from finetune_api.run import RunConfig
+
+NAMED = 30
+"""Labels that the card lists."""
 
 
 def model_card(
@@ -34,7 +37,7 @@ def model_card(
             "## Training",
             "",
             f"- Method: {_method(config)}",
-            f"- Rows: {rows}" + (f"; labels: {', '.join(data['labels'])}" if data["labels"] else ""),
+            f"- Rows: {rows}" + _labels(data["labels"]),
             f"- {choices['total_steps']} steps of {training.train_batch_size} rows, learning rate"
             f" {training.learning_rate:g} ({training.lr_scheduler_type}), weight decay {training.weight_decay:g}",
             f"- Seed {training.seed}, {choices['precision']}, {choices['processes']} process(es),"
@@ -64,6 +67,12 @@ def _results(metrics: Mapping[str, float]) -> list[str]:
 def _title(name: str) -> str:
     guessed = name.removeprefix("baseline_")
     return name if guessed == name else f"{guessed} of a guess from the training rows alone"
+
+
+def _labels(labels: Sequence[str]) -> str:
+    if not labels:
+        return ""
+    return f"; labels: {', '.join(labels[:NAMED])}" + (f", and {len(labels) - NAMED} more" if labels[NAMED:] else "")
 
 
 def _method(config: RunConfig) -> str:

@@ -78,13 +78,10 @@ class Modalities:
         return not isinstance(sounds, Sounds) or sounds.pads
 
     def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
-        """The examples, and how many rows have something that was cut to the longest length."""
-        parts, cut = [], 0
-        for name, reader in self.readers.items():
-            encoded, shortened = reader.encode(rows)
-            parts.append([{name: example} for example in encoded])
-            cut = max(cut, shortened)
-        return [{key: value for part in row for key, value in part.items()} for row in zip(*parts, strict=True)], cut
+        """The examples, and of the modality with most of them how many were cut to the longest length."""
+        found = {name: reader.encode(rows) for name, reader in self.readers.items()}
+        examples = [{name: encoded[place] for name, (encoded, _) in found.items()} for place in range(len(rows))]
+        return list(examples), max(cut for _, cut in found.values())
 
     def size(self, example: Example) -> int:
         """That of the modality whose rows differ most in length: sound before text before images."""
