@@ -82,9 +82,7 @@ def answers(task: TaskKind, rows: Sequence[Row], batches: Sequence[Sequence[int]
     import torch
 
     torch.manual_seed(0)
-    model, _ = task.load_model()
-    torch.nn.Module.eval(model)
-    examples, _ = task.encode(rows)
+    model, (examples, _) = loaded(task), task.encode(rows)
     found: dict[int, Any] = {}
     loss = 0.0
     with torch.no_grad():
@@ -202,6 +200,41 @@ def test_clips_too_short_for_their_text_do_not_count(
     _, both = answers(task, [rows[0], rows[2]], [[0, 1]])
     _, all_three = answers(task, rows, [[0, 1, 2]])
     assert all_three == pytest.approx(both, rel=1e-4)
+
+
+@each_norm
+def test_the_loss_of_moments_is_that_of_transformers(kind: str, saved: Models, tmp_path: Path) -> None:
+    """Summed over the clips, from labels and lengths that transformers finds by itself."""
+    task = task_of("automatic-speech-recognition", saved(kind), tmp_path, [])
+    rows = rows_of(tmp_path, [0.5] * 5, text=TEXTS)
+    model, batch = loaded(task), task.collate(task.encode(rows)[0])
+    model.config.ctc_loss_reduction = "sum"
+    labels = task.tokenizer(list(TEXTS), padding=True, return_tensors="pt")  # type: ignore[attr-defined]
+    targets = labels.input_ids.masked_fill(labels.attention_mask == 0, -100)
+    theirs = model(**batch.inputs, labels=targets).loss
+    assert task.loss(model(**batch.inputs), batch).item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert batch.count == sum(map(len, TEXTS))
+
+
+def test_the_loss_of_writing_is_that_of_transformers(saved: Models, tmp_path: Path) -> None:
+    """A mean over tokens there, a sum and its count here; the text's first token is where the decoder starts."""
+    task = task_of("automatic-speech-recognition", saved("whisper"), tmp_path, [])
+    rows = rows_of(tmp_path, [0.5] * 5, text=TEXTS)
+    model, batch = loaded(task), task.collate(task.encode(rows)[0])
+    labels = task.tokenizer(list(TEXTS), padding=True, return_tensors="pt")  # type: ignore[attr-defined]
+    targets = labels.input_ids.masked_fill(labels.attention_mask == 0, -100)[:, 1:]
+    theirs = model(batch.inputs["input_features"], labels=targets).loss
+    ours = task.loss(model(**batch.inputs), batch).item() / batch.count
+    assert ours == pytest.approx(theirs.item(), rel=1e-5)
+    assert batch.count == int((targets != -100).sum())
+
+
+def loaded(task: TaskKind) -> Any:
+    import torch
+
+    model, _ = task.load_model()
+    torch.nn.Module.eval(model)
+    return model
 
 
 def test_unknown_characters_are_left_out_and_told_of(
