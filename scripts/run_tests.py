@@ -31,7 +31,7 @@ class Part:
 PARTS = (
     Part(
         "lint",
-        1,
+        2,
         (
             (f"{BIN}/ruff", "check", "."),
             (f"{BIN}/ruff", "format", "--check", "."),
@@ -39,9 +39,9 @@ PARTS = (
             (f"{BIN}/lint-imports",),
         ),
     ),
-    Part("fast", 1, ((f"{BIN}/pytest", "-q", "-m", "not torch and not cluster"),)),
-    Part("trainer", 16, ((f"{BIN}/pytest", "-q", "-m", "torch"),)),
-    Part("setup of the cluster", 15, ((*CLUSTER, "build"), (*CLUSTER, "images")), needs_cluster=True),
+    Part("fast", 2, ((f"{BIN}/pytest", "-q", "-m", "not torch and not cluster"),)),
+    Part("trainer", 22, ((f"{BIN}/pytest", "-q", "-m", "torch"),)),
+    Part("setup of the cluster", 14, ((*CLUSTER, "build"), (*CLUSTER, "images")), needs_cluster=True),
     Part("cluster", 18, ((f"{BIN}/pytest", "-q", "-m", "cluster"),), needs_cluster=True),
 )
 

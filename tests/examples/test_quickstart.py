@@ -154,17 +154,9 @@ def test_a_changed_manifest_is_refused_with_the_fields(first_run: Run) -> None:
     assert "--fresh" in changed.output
 
 
-def test_two_processes_reach_the_same_result(first_run: Run, tmp_path: Path) -> None:
-    """The same rows in the same order; only dropout draws other numbers."""
-    both = finetune_run(tmp_path / "two", "--processes", "2")
-    assert both.code == 0, both.output
-    assert both.read("run.json")["data"] == first_run.read("run.json")["data"]
-    assert abs(both.metrics["test_accuracy"] - first_run.metrics["test_accuracy"]) <= 0.03
-
-
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    options = ("--set", "spec.training.maxSteps=40")
+    options = ("--set", "spec.training.maxSteps=12")
     running = subprocess.Popen(command(folder, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for_step(folder, 3)
     running.send_signal(signal.SIGINT)

@@ -51,8 +51,6 @@ class Case:
     texts: Callable[[Mapping[str, Any]], Sequence[str]] = lambda row: [str(value) for value in row.values()]
     dataset: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    counted: bool = False
-    """Whether this case also stands for its metrics' independence of the number of processes."""
     tolerance: float = 2e-3
     """Of numbers in what is said."""
     float_error: float = 1e-5
