@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy
 import pytest
@@ -11,7 +10,7 @@ import soundfile
 from PIL import Image
 
 from finetune_trainer.data.columns import Where, image
-from finetune_trainer.data.media import Media, audio_length, open_audio, open_image
+from finetune_trainer.data.media import Media, open_audio, open_image
 from finetune_trainer.errors import DataError
 
 PLACE = "row 3 of rows.csv"
@@ -105,12 +104,3 @@ def test_a_sound_that_cannot_be_read(value: Media, why: str) -> None:
         open_audio(value, PLACE, 16000)
     assert caught.value.reason == "UnreadableAudio"
     assert caught.value.message.startswith(f"{PLACE}: a.wav cannot be read as sound: {why}")
-
-
-def test_the_length_of_a_sound_is_known_without_decoding_it(tmp_path: Path) -> None:
-    file = tmp_path / "a.flac"
-    soundfile.write(file, numpy.zeros(1234), 8000)
-    on_disk = image(str(file), Where(PLACE, "column", "audio"))
-    assert audio_length(on_disk, PLACE) == audio_length(sound(numpy.zeros((1234, 2)), 8000), PLACE) == (1234, 8000)
-    with pytest.raises(DataError, match=r"row 3 of rows\.csv: a\.wav cannot be read as sound"):
-        audio_length(media(b"", "a.wav"), PLACE)

@@ -97,17 +97,6 @@ def open_audio(media: Media, place: str, rate: int) -> Sound:
     return Sound(samples, original)
 
 
-def audio_length(media: Media, place: str = "audio") -> tuple[int, int]:
-    """Frames and rate in Hz, from the header only. Raises DataError if it cannot be read."""
-    import soundfile
-
-    try:
-        info = soundfile.info(media.path if media.path is not None else io.BytesIO(media.read()))
-    except (OSError, soundfile.SoundFileError) as error:
-        raise _unreadable_audio(media, place, _without_address(error)) from error
-    return info.frames, info.samplerate
-
-
 def _without_address(error: Exception) -> str:
     """What libsndfile says, without the address of the buffer that it read."""
     return str(getattr(error, "error_string", error))
