@@ -27,7 +27,7 @@ test-fast: $(STAMP) ## The tests that need neither torch nor a cluster, within a
 	$(BIN)/pytest -m "not torch and not cluster" -q
 
 test-torch: $(STAMP) ## The trainer's tests
-	$(BIN)/pytest -m torch -q
+	$(BIN)/pytest -m torch -q -n 2 --dist loadfile
 
 test-cluster: $(STAMP) ## The tests on a real control plane and node (root)
 	$(BIN)/pytest -m cluster -q

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +29,12 @@ def ensure_espeak() -> None:
         return
     if os.geteuid() != 0:
         raise RuntimeError("espeak-ng is missing: install it with apt-get install espeak-ng")
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "espeak-ng"]):
-        subprocess.run(command, check=True, capture_output=True)
+    with Path(tempfile.gettempdir(), "finetune-espeak.lock").open("w") as lock:
+        # Of several workers that begin together one installs it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shutil.which("espeak-ng"):
+            for command in (["update"], ["install", "-y", "--no-install-recommends", "espeak-ng"]):
+                subprocess.run(["apt-get", *command], check=True, capture_output=True)
 
 
 def words(folder: Path, count: int, seed: int = 0, spoken: Sequence[str] = SPOKEN, rate: int = RATE) -> list[Row]:
