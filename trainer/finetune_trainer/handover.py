@@ -43,15 +43,13 @@ def _failure_file(scratch: Path, rank: int) -> Path:
 
 def offline_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What keeps the libraries off the network and off the terminal: what the ranks need is in the cache."""
-    return {
-        **environment,
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "PYTHONUNBUFFERED": "1",
-    }
+    return quiet_environment(environment) | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def quiet_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What keeps the libraries off the terminal."""
+    quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    return {**environment, **quiet}
 
 
 def cache_environment(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:

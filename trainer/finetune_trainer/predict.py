@@ -36,7 +36,6 @@ GIVEN = "the command line"
 def main(arguments: Sequence[str]) -> int:
     """Print the predictions, or write them to a file; returns the exit code."""
     options = _options(arguments)
-    os.environ.update(handover.offline_environment(os.environ))
     try:
         config, labels = _read_run(options.run)
         rows = _given(options.input, config) if options.input else _read_rows(options.file, config)
@@ -119,4 +118,5 @@ def _write(answers: Iterable[dict[str, Any]], output: Path | None) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.update(handover.quiet_environment(os.environ))
     sys.exit(main(sys.argv[1:]))
