@@ -126,10 +126,15 @@ def condition(status: Status, type_: ConditionType) -> str | None:
 
 
 def news_only(old: Status, new: Status) -> bool:
-    """Whether `new` differs from `old` by a report of progress alone, which the write budget leaves out."""
+    """Whether `new` differs from `old` by a report alone, which waits for its time and is not in the write budget.
+
+    A pod that has ended a moment before the others, when such a report is due, is told with it.
+    """
 
     def rest(status: Status) -> dict[str, Any]:
-        kept = status.model_copy(update={"progress": None, "metrics": {}, "checkpoint": None})
-        return kept.to_dict()
+        conditions = [item.model_copy(update={"message": ""}) for item in status.conditions]
+        nodes = status.nodes.model_copy(update={"ready": 0}) if status.nodes else None
+        quiet = {"progress": None, "metrics": {}, "checkpoint": None, "conditions": conditions, "nodes": nodes}
+        return status.model_copy(update=quiet).to_dict()
 
     return rest(old) == rest(new)
