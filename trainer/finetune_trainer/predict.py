@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -29,7 +28,6 @@ from finetune_trainer.tasks import TASKS
 if TYPE_CHECKING:
     from finetune_trainer.tasks.base import TaskKind
 
-log = logging.getLogger(__name__)
 GIVEN = "the command line"
 
 

@@ -12,12 +12,11 @@ from typing import Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.metrics.speech import transcripts
 from finetune_trainer.model_folder import ModelFolder, Part, architectures
-from finetune_trainer.tasks.base import MOST_ERRORS, Better, Goal, Report, Rows, TaskKind
+from finetune_trainer.tasks.base import MOST_ERRORS, Better, Goal, Report, Rows, TaskKind, wrong_row
 
 BY_MOMENTS = "AutoModelForCTC"
 
@@ -64,13 +63,7 @@ def _errors(rows: Sequence[Row], predictions: Sequence[str]) -> list[dict[str, A
     found = [transcripts([guess], [row.values["text"]]) for row, guess in zip(rows, predictions, strict=True)]
     worst = sorted(range(len(rows)), key=lambda place: -found[place]["wer"])
     return [
-        {
-            **plain(rows[place].values),
-            "prediction": predictions[place],
-            "wer": round(found[place]["wer"], 4),
-            "source": rows[place].source,
-            "row": rows[place].number,
-        }
+        wrong_row(rows[place], prediction=predictions[place], wer=round(found[place]["wer"], 4))
         for place in worst[:MOST_ERRORS]
         if found[place]["wer"]
     ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune_api.run import RunConfig
 from finetune_trainer.data.columns import Roles
+from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.model_folder import ModelFolder, Needs, Part, read_folder
@@ -64,6 +65,11 @@ class Report:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
 
+def wrong_row(row: Row, **said: Any) -> dict[str, Any]:
+    """A row that went wrong as errors.jsonl has it: its values, what was `said` of it, where it stands."""
+    return {**plain(row.values), **said, "source": row.source, "row": row.number}
+
+
 class Better(Enum):
     """Which of two values of a metric is the better one."""
 
@@ -107,6 +113,7 @@ class TaskKind(ABC):
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         self.source = source
         self.labels = list(labels)
+        self.numbers = {label: number for number, label in enumerate(labels)}
         self.config = config
         self.training = config.training
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.job import ProblemType
 from finetune_api.run import RunConfig
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError, nearest
 from finetune_trainer.metrics import classification
-from finetune_trainer.tasks.base import Batch, Example, Goal, Report, Rows, TaskKind
+from finetune_trainer.tasks.base import Batch, Example, Goal, Report, Rows, TaskKind, wrong_row
 
 if TYPE_CHECKING:
     import numpy
@@ -54,11 +53,10 @@ class Classification(TaskKind):
     def head(self) -> dict[str, Any]:
         """What the model's configuration says of its labels, so that whoever loads it knows their names."""
         kind = "multi_label_classification" if self.multi_label else "single_label_classification"
-        numbers = {label: number for number, label in enumerate(self.labels)}
         return {
             "num_labels": len(self.labels),
             "id2label": dict(enumerate(self.labels)),
-            "label2id": numbers,
+            "label2id": self.numbers,
             "problem_type": kind,
         }
 
@@ -82,7 +80,7 @@ class Classification(TaskKind):
         """The model's inputs as tensors."""
 
     def _numbers(self, row: Row) -> tuple[int, ...]:
-        return tuple(self.labels.index(label) for label in labels_of(row))
+        return tuple(self.numbers[label] for label in labels_of(row))
 
     def _targets(self, examples: Sequence[Example]) -> torch.Tensor:
         import torch
@@ -114,18 +112,24 @@ class Classification(TaskKind):
         import numpy
 
         scores = numpy.stack(predictions)
-        truth = numpy.array([self._indicator(row) for row in rows])
+        truth = [self._numbers(row) for row in rows]
         if self.multi_label:
-            values, details = classification.multi_label(truth > 0, scores, self.labels, THRESHOLD)
+            values, details = classification.multi_label(self._indicators(truth), scores, self.labels, THRESHOLD)
         else:
-            values, details = classification.single_label(truth.argmax(-1), scores, self.labels)
+            first = numpy.array([numbers[0] for numbers in truth])
+            values, details = classification.single_label(first, scores, self.labels)
         if baseline is not None:
             values["baseline_accuracy"] = self._baseline(rows, baseline)
         return Report(values, details, self._errors(rows, scores))
 
-    def _indicator(self, row: Row) -> list[int]:
-        given = labels_of(row)
-        return [int(label in given) for label in self.labels]
+    def _indicators(self, truth: Sequence[tuple[int, ...]]) -> numpy.ndarray:
+        """Whether each row has each label, (rows, labels)."""
+        import numpy
+
+        indicators = numpy.zeros((len(truth), len(self.labels)), dtype=bool)
+        for place, numbers in enumerate(truth):
+            indicators[place, list(numbers)] = True
+        return indicators
 
     def _baseline(self, rows: Sequence[Row], training: Sequence[Row]) -> float:
         """Accuracy of always saying what most of the training rows have."""
@@ -145,8 +149,7 @@ class Classification(TaskKind):
     def _error(self, row: Row, scores: numpy.ndarray) -> dict[str, Any]:
         said = self.present(scores)
         prediction = said.get("label", said.get("labels"))
-        where = {"source": row.source, "row": row.number}
-        return {**plain(row.values), "prediction": prediction, "score": round(float(scores.max()), 4), **where}
+        return wrong_row(row, prediction=prediction, score=round(float(scores.max()), 4))
 
 
 def described(scores: numpy.ndarray, labels: Sequence[str], multi_label: bool) -> dict[str, Any]:

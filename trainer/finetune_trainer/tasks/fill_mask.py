@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.metrics import generation
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Better, Example, Examples, Goal, Report, TaskKind
+from finetune_trainer.tasks import pretrained, texts, writing
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Better, Example, Examples, Goal, Report, TaskKind, wrong_row
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +109,11 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         hidden = [self._hide(example) if "draw" in example else [] for example in examples]
         read = [_with_hidden(example, own) for example, own in zip(examples, hidden, strict=True)]
         inputs = texts.pad(self.tokenizer, read)
-        targets = _targets(hidden, inputs["input_ids"].shape[1])
+        tokens, places = (
+            [[item.token for item in own] for own in hidden],
+            [[item.place for item in own] for own in hidden],
+        )
+        targets = writing.aims(tokens, places, inputs["input_ids"].shape[1])
         return Batch(inputs, targets, sum(map(len, hidden)), sum(map(self.size, examples)), hidden)
 
     def _hide(self, example: Example) -> list[Hidden]:
@@ -136,14 +139,12 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         return other if fate < REPLACED else token
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
-        from torch.nn import functional
-
-        return functional.cross_entropy(_hidden_logits(outputs, batch), batch.targets["tokens"], reduction="sum")
+        return writing.loss(outputs, batch, label_smoothing=0.0)
 
     def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[list[Guess]]:  # noqa: ARG002
         from torch.nn import functional
 
-        logits, tokens = _hidden_logits(outputs, batch), batch.targets["tokens"]
+        logits, tokens = writing.logits_of(outputs, batch), batch.targets["labels"]
         surprises = functional.cross_entropy(logits, tokens, reduction="none")
         guesses = map(Guess, chain.from_iterable(batch.notes), logits.argmax(-1).tolist(), surprises.tolist())
         return [list(islice(guesses, len(hidden))) for hidden in batch.notes]
@@ -168,10 +169,7 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         """Rows with a wrong guess, those with the greatest surprise first."""
         wrong = [place for place, guesses in enumerate(predictions) if not all(guess.right for guess in guesses)]
         wrong.sort(key=lambda place: -max(guess.surprise for guess in predictions[place]))
-        return [self._error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]]
-
-    def _error(self, row: Row, guesses: list[Guess]) -> dict[str, Any]:
-        return {**plain(row.values), **self.present(guesses), "source": row.source, "row": row.number}
+        return [wrong_row(rows[place], **self.present(predictions[place])) for place in wrong[:MOST_ERRORS]]
 
     def present(self, prediction: list[Guess]) -> dict[str, Any]:
         return {"hidden": [self._presented(guess) for guess in prediction]}
@@ -216,18 +214,3 @@ def _with_hidden(example: Example, hidden: Sequence[Hidden]) -> Example:
     for item in hidden:
         tokens[item.place] = item.read
     return {**example, "input_ids": tokens}
-
-
-def _targets(hidden: Sequence[Sequence[Hidden]], longest: int) -> dict[str, torch.Tensor]:
-    """The hidden tokens, and where they stand when the rows, each `longest` tokens long, are put one after another."""
-    import torch
-
-    places = [row * longest + item.place for row, own in enumerate(hidden) for item in own]
-    tokens = [item.token for item in chain.from_iterable(hidden)]
-    return {"tokens": torch.tensor(tokens, dtype=torch.int64), "places": torch.tensor(places, dtype=torch.int64)}
-
-
-def _hidden_logits(outputs: Any, batch: Batch) -> torch.Tensor:
-    """Logits of the hidden tokens alone in 32 bits, shape (hidden, vocabulary)."""
-    logits: torch.Tensor = outputs.logits.flatten(0, 1)[batch.targets["places"]].float()
-    return logits

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.metrics import retrieval
 from finetune_trainer.model_folder import ModelFolder, Part
 from finetune_trainer.tasks import pretrained, texts
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, TaskKind
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, TaskKind, wrong_row
 from finetune_trainer.tasks.images import Images
 
 if TYPE_CHECKING:
@@ -159,12 +158,6 @@ def _errors(
     ranks = retrieval.ranks(images, captions, groups)
     worst = [int(place) for place in numpy.argsort(-ranks, kind="stable") if ranks[place] > 1][:MOST_ERRORS]
     return [
-        {
-            **plain(rows[place].values),
-            "prediction": said[int((captions @ images[place]).argmax())],
-            "rank": int(ranks[place]),
-            "source": rows[place].source,
-            "row": rows[place].number,
-        }
+        wrong_row(rows[place], prediction=said[int((captions @ images[place]).argmax())], rank=int(ranks[place]))
         for place in worst
     ]

@@ -18,7 +18,7 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.model_folder import ModelFolder, Part
 from finetune_trainer.tasks import pretrained, texts, writing
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Goal, Report, TaskKind
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Goal, Report, TaskKind, wrong_row
 from finetune_trainer.tasks.writing import Score
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ processor.decode(tokens, skip_special_tokens=True)"""
             values["baseline_exact_match"] = fmean(_same(usual, row.values["completion"]) for row in rows)
         wrong = [place for place in range(len(rows)) if not right[place]]
         wrong.sort(key=lambda place: -float(predictions[place].score.nll))
-        errors = [writing.error(rows[place], **predictions[place].plain()) for place in wrong[:MOST_ERRORS]]
+        errors = [wrong_row(rows[place], **predictions[place].plain()) for place in wrong[:MOST_ERRORS]]
         return Report(values, {}, errors)
 
     def save(self, folder: Path) -> None:

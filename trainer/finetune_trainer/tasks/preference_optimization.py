@@ -14,7 +14,7 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.tasks import chat, writing
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Goal, Report, Rows
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Goal, Report, Rows, wrong_row
 from finetune_trainer.tasks.causal import CausalLanguageModel
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ write("A prompt", do_sample=False)"""
             values["baseline_reward_accuracy"] = fmean(map(_longer, rows))
         wrong = [place for place, found in enumerate(predictions) if found.margin <= 0]
         wrong.sort(key=lambda place: float(predictions[place].margin))
-        errors = [writing.error(rows[place], **predictions[place].plain()) for place in wrong[:MOST_ERRORS]]
+        errors = [wrong_row(rows[place], **predictions[place].plain()) for place in wrong[:MOST_ERRORS]]
         return Report(values, {}, errors)
 
 

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_tokenizer(source: ModelFolder, pads: bool = True) -> PreTrainedTokenizerBase:
-    """The tokenizer; one that `pads` but has no token for it uses its end-of-text token, which the model masks."""
+def load_tokenizer(source: ModelFolder) -> PreTrainedTokenizerBase:
+    """The tokenizer; one that has no token for padding uses its end-of-text token, which the model masks."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = _load("tokenizer", "tokenizer.json", AutoTokenizer.from_pretrained, source)
-    if pads:
-        _ensure_padding(tokenizer)
+    _ensure_padding(tokenizer)
     return tokenizer
 
 

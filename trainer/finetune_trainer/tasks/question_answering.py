@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Answer, Roles
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.metrics import reading
 from finetune_trainer.model_folder import ModelFolder, Part
 from finetune_trainer.tasks import pretrained, texts
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, Rows, TaskKind
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, Rows, TaskKind, wrong_row
 
 if TYPE_CHECKING:
     import numpy
@@ -213,8 +212,7 @@ tokenizer.decode(inputs["input_ids"][0, start : end + 1])"""
         return [self._error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]]
 
     def _error(self, row: Row, found: Found) -> dict[str, Any]:
-        said = {"prediction": found.text, "score": round(found.score, 4)}
-        return {**plain(row.values), **said, "source": row.source, "row": row.number}
+        return wrong_row(row, prediction=found.text, score=round(found.score, 4))
 
     def present(self, prediction: Found) -> dict[str, Any]:
         return {"answer": prediction.text, "start": prediction.start, "score": round(prediction.score, 4)}

@@ -15,7 +15,7 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.model_folder import ModelFolder, Part
 from finetune_trainer.tasks import pretrained, texts, writing
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Report, TaskKind
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Report, TaskKind, wrong_row
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +141,7 @@ class SequenceToSequence(TaskKind):
             target = row.values["target"]
             if guess.strip() != target.strip():
                 score = round(self.measure([guess], [target])[name], 4)
-                found.append(writing.error(row, **self.present(guess), **{name: score}))
+                found.append(wrong_row(row, **self.present(guess), **{name: score}))
         return sorted(found, key=lambda error: float(error[name]))[:MOST_ERRORS]
 
     def save(self, folder: Path) -> None:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.metrics import regression
 from finetune_trainer.model_folder import ModelFolder, Part
 from finetune_trainer.tasks import pretrained, texts
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Better, Example, Goal, Report, Rows, TaskKind
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Better, Example, Goal, Report, Rows, TaskKind, wrong_row
 
 if TYPE_CHECKING:
     import torch
@@ -98,11 +97,8 @@ estimate("A text.")[0]["score"]"""
             mean = fmean(row.values["label"] for row in baseline)
             values["baseline_mse"] = float(((truth - mean) ** 2).mean())
         worst = numpy.argsort(-abs(truth - guesses), kind="stable")[:MOST_ERRORS]
-        return Report(values, errors=[self._error(rows[place], predictions[place]) for place in worst])
-
-    def _error(self, row: Row, guess: float) -> dict[str, Any]:
-        said = self.present(guess)["value"]
-        return {**plain(row.values), "prediction": said, "source": row.source, "row": row.number}
+        said = {place: self.present(predictions[place])["value"] for place in worst}
+        return Report(values, errors=[wrong_row(rows[place], prediction=said[place]) for place in worst])
 
     def present(self, prediction: float) -> dict[str, Any]:
         return {"value": float(f"{prediction:.6g}") if isfinite(prediction) else None}

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.metrics import entities
 from finetune_trainer.model_folder import ModelFolder, Part
 from finetune_trainer.tasks import pretrained, texts
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, Rows, TaskKind
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, Rows, TaskKind, wrong_row
 from finetune_trainer.tasks.classes import check_known
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ tag("Words with blanks between them .")"""
     def load_model(self) -> tuple[PreTrainedModel, list[str]]:
         from transformers import AutoModelForTokenClassification
 
-        numbers = {label: number for number, label in enumerate(self.labels)}
-        names = {"id2label": dict(enumerate(self.labels)), "label2id": numbers}
+        names = {"id2label": dict(enumerate(self.labels)), "label2id": self.numbers}
         config = pretrained.load_config(self.source, self.config, num_labels=len(self.labels), **names)
         return pretrained.load_weights(AutoModelForTokenClassification, self.source, self.config, config)
 
@@ -92,7 +90,7 @@ tag("Words with blanks between them .")"""
         targets = [IGNORED] * self.size(example)
         for place, tag in zip(example["words"], _tags(row), strict=True):
             if place is not None:
-                targets[place] = self.labels.index(tag)
+                targets[place] = self.numbers[tag]
         return {**example, "targets": targets}
 
     def size(self, example: Example) -> int:
@@ -183,12 +181,5 @@ def _errors(rows: Sequence[Row], predictions: Sequence[list[str]]) -> list[dict[
     ]
     worst = sorted((place for place, count in enumerate(wrong) if count), key=lambda place: -wrong[place])
     return [
-        {
-            **plain(rows[place].values),
-            "prediction": predictions[place],
-            "wrongTags": wrong[place],
-            "source": rows[place].source,
-            "row": rows[place].number,
-        }
-        for place in worst[:MOST_ERRORS]
+        wrong_row(rows[place], prediction=predictions[place], wrongTags=wrong[place]) for place in worst[:MOST_ERRORS]
     ]

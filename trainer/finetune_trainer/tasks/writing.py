@@ -6,11 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.metrics import generation
-from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Report
+from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Report, wrong_row
 
 if TYPE_CHECKING:
     import torch
@@ -79,12 +78,7 @@ def report(rows: Sequence[Row], found: Sequence[Score]) -> Report:
     if tokens:
         values["token_accuracy"] = sum(score.correct for score in found) / tokens
     order = sorted(range(len(rows)), key=lambda place: -found[place].nll / max(found[place].tokens, 1))
-    return Report(values, {}, [error(rows[place], **found[place].plain()) for place in order[:MOST_ERRORS]])
-
-
-def error(row: Row, **said: Any) -> dict[str, Any]:
-    """A row that went wrong, as people read it."""
-    return {**plain(row.values), **said, "source": row.source, "row": row.number}
+    return Report(values, {}, [wrong_row(rows[place], **found[place].plain()) for place in order[:MOST_ERRORS]])
 
 
 def nothing_to_learn(row: Row, max_length: int) -> DataError:
