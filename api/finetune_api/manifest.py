@@ -12,15 +12,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from finetune_api.job import (
+from finetune_api.fields import (
     NAME_PATTERN,
     QUANTITY_PATTERN,
     SOURCE_SCHEMES,
     SUBDOMAIN_PATTERN,
     URI_PATTERN,
     VOLUME_PATTERN,
-    FineTuneJob,
 )
+from finetune_api.job import FineTuneJob
 
 
 @dataclass(frozen=True)

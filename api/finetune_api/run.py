@@ -5,19 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 from finetune_api.base import Document
-from finetune_api.job import (
-    CheckpointPolicy,
-    Dataset,
-    Evaluation,
-    FineTuneJobSpec,
-    Method,
-    Model,
-    OutputPolicy,
-    Parallelism,
-    Resources,
-    Task,
-    Training,
-)
+from finetune_api.dataset import Dataset
+from finetune_api.evaluation import Evaluation
+from finetune_api.job import FineTuneJobSpec, Task
+from finetune_api.method import Method
+from finetune_api.model import Model
+from finetune_api.placement import Parallelism, Resources
+from finetune_api.policy import CheckpointPolicy, OutputPolicy
+from finetune_api.training import Training
 
 
 class JobIdentity(Document):

@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import Document
-from finetune_api.job import CheckpointPolicy, EnvVar, OutputPolicy, Parallelism, PodTemplate, Precision, Resources
 from finetune_api.names import API_VERSION
+from finetune_api.placement import EnvVar, Parallelism, PodTemplate, Resources
+from finetune_api.policy import CheckpointPolicy, OutputPolicy
+from finetune_api.training import Precision
 
 
 class FineTuneRuntimeSpec(Document):

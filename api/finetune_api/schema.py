@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from finetune_api.job import NAME_PATTERN, FineTuneJobSpec
+from finetune_api.fields import NAME_PATTERN
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import GROUP, JOBS, MAX_JOB_NAME, RUNTIMES, VERSION
 from finetune_api.runtime import FineTuneRuntimeSpec
 from finetune_api.status import Status

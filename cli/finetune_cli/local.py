@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_api.job import FineTuneJob, FineTuneJobSpec, split_volume_uri
+from finetune_api.fields import split_volume_uri
+from finetune_api.job import FineTuneJob, FineTuneJobSpec
 from finetune_api.manifest import InvalidManifest, Problem
 from finetune_api.run import JobIdentity, RunConfig
 

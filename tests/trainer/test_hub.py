@@ -17,7 +17,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from finetune_api.job import Source
+from finetune_api.dataset import Source
 from finetune_api.progress import Outcome
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles

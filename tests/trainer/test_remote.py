@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finetune_api.job import Source
+from finetune_api.dataset import Source
 from finetune_api.progress import ExitCode
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.job import Scheduler, Training
+from finetune_api.training import Scheduler, Training
 from finetune_trainer.schedule import learning_rate_factor, log_interval, total_steps, warmup_steps
 
 

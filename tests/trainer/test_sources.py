@@ -15,7 +15,7 @@ import soundfile
 from PIL import Image
 from pyarrow import feather, ipc, parquet
 
-from finetune_api.job import DataFormat, Source
+from finetune_api.dataset import DataFormat, Source
 from finetune_trainer.data import columns, folders
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.sources import Loaded, load_source
@@ -410,7 +410,7 @@ def test_a_repository_of_sounds_without_a_table(tmp_path: Path) -> None:
 HEAVY = ("torch", "torchcodec", "transformers", "PIL", "soundfile", "soxr", "obstore", "httpx", "huggingface_hub")
 READ = """
 import sys
-from finetune_api.job import Source
+from finetune_api.dataset import Source
 from finetune_trainer.data import columns
 from finetune_trainer.data.sources import load_source
 from finetune_trainer.data.uri import Places

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from finetune_api.job import Method, Task
+from finetune_api.job import Task
+from finetune_api.method import Method
 from finetune_api.progress import ExitCode
 from finetune_trainer.data.columns import Where, image
 from finetune_trainer.data.split import Side

@@ -10,8 +10,8 @@ from pathlib import Path
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import DistributedDataParallelKwargs  # type: ignore[import-untyped]
 
-from finetune_api.job import Precision, Training
 from finetune_api.run import RunConfig
+from finetune_api.training import Precision, Training
 from finetune_trainer import files
 from finetune_trainer.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.data.prepare import Data, load_data

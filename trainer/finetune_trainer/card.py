@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.job import MethodType
+from finetune_api.method import MethodType
 from finetune_api.run import RunConfig
 
 NAMED = 30

@@ -15,7 +15,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from finetune_api.job import EvaluationStrategy
+from finetune_api.evaluation import EvaluationStrategy
 from finetune_trainer.data.sampler import draw_seed, row_seed, share
 from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.evaluate import StopRequested, evaluate, prefixed

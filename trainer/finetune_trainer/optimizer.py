@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from finetune_api.job import Training
+from finetune_api.training import Training
 
 EPSILON = 1e-6
 """As BERT was trained with. With torch's 1e-8 weights whose gradient is zero but for rounding (the bias of attention

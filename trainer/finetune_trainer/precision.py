@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from finetune_api.job import Precision
+from finetune_api.training import Precision
 
 
 def choose_precision(requested: Precision, device: torch.device) -> Precision:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.job import Source
+from finetune_api.dataset import Source
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
 from finetune_trainer import files, handover

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import nn
 
-from finetune_api.job import CheckpointPolicy
+from finetune_api.policy import CheckpointPolicy
 from finetune_api.run import RunConfig
 from finetune_trainer.checkpoint import CheckpointStore
 from finetune_trainer.data.sampler import Sampler, micro_batches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from finetune_api.job import Scheduler, Training
+from finetune_api.training import Scheduler, Training
 
 
 def steps_per_epoch(rows: int, batch: int) -> int:

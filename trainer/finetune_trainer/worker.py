@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from finetune_api.job import Resume
+from finetune_api.policy import Resume
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
 from finetune_trainer import handover

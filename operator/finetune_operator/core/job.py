@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.job import OnSpecChange, RunPolicy
+from finetune_api.policy import OnSpecChange, RunPolicy
 from finetune_api.status import TERMINAL, Run, Status
 
 Raw = Mapping[str, Any]

@@ -10,8 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api import names
-from finetune_api.job import EnvVar, FineTuneJobSpec, PodTemplate, split_volume_uri
+from finetune_api.fields import split_volume_uri
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.manifest import Problem, problems_of
+from finetune_api.placement import EnvVar, PodTemplate
 from finetune_api.progress import Failure, FailureClass
 from finetune_api.run import JobIdentity, RunConfig
 from finetune_api.runtime import FineTuneRuntimeSpec

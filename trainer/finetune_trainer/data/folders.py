@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_api.job import DataFormat
+from finetune_api.dataset import DataFormat
 from finetune_trainer.data import formats
 from finetune_trainer.data.rows import Record, Table
 from finetune_trainer.errors import ConfigError, DataError, nearest

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_api.job import DataFormat
+from finetune_api.dataset import DataFormat
 from finetune_trainer.data.rows import Record, Table
 from finetune_trainer.errors import DataError
 from finetune_trainer.files import sha256_of

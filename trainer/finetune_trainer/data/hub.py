@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_api.job import Source
+from finetune_api.dataset import Source
 from finetune_trainer.data import folders
 from finetune_trainer.data.rows import Table
 from finetune_trainer.data.uri import hub_repository

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.job import EvaluationStrategy, HeldOut, Source
+from finetune_api.dataset import HeldOut, Source
+from finetune_api.evaluation import EvaluationStrategy
 from finetune_api.run import RunConfig
 from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from finetune_api.job import uri_scheme
+from finetune_api.fields import uri_scheme
 from finetune_trainer.data import stores
 from finetune_trainer.errors import ConfigError, DataError, RunError, Unavailable
 from finetune_trainer.files import files_below

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.job import DataFormat, Source
+from finetune_api.dataset import DataFormat, Source
 from finetune_trainer.data import folders, formats, hub
 from finetune_trainer.data.columns import Roles, Where
 from finetune_trainer.data.media import plain

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from finetune_api.job import uri_scheme
+from finetune_api.fields import uri_scheme
 from finetune_trainer.errors import ConfigError, RunError, Unavailable, nearest
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune_api.job import split_volume_uri, uri_scheme
+from finetune_api.fields import split_volume_uri, uri_scheme
 from finetune_trainer.data import remote
 from finetune_trainer.errors import ConfigError, nearest
 

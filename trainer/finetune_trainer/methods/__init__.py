@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from finetune_api.job import Method, MethodType
+from finetune_api.method import Method, MethodType
 from finetune_trainer.methods.full import Full
 from finetune_trainer.methods.lora import LowRank
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from finetune_api.job import Method
+from finetune_api.method import Method
 from finetune_trainer.errors import ConfigError, nearest
 
 if TYPE_CHECKING:

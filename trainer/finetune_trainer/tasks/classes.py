@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.job import ProblemType
+from finetune_api.dataset import ProblemType
 from finetune_api.run import RunConfig
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
