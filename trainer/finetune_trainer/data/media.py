@@ -106,6 +106,21 @@ def _unreadable_audio(media: Media, place: str, why: str) -> DataError:
     return DataError("UnreadableAudio", f"{place}: {media.name} cannot be read as sound: {why}", SOUNDS_THAT_WORK)
 
 
+def media_size(media: Media, role: str) -> float:
+    """How much a file says that it holds: seconds of a sound, an image's longer side in pixels; NaN if it says nothing.
+
+    Only its head is read.
+    """
+    import soundfile
+    from PIL import Image
+
+    file = io.BytesIO(media.content) if media.content is not None else str(media.path)
+    try:
+        return float(soundfile.info(file).duration) if role == "audio" else float(max(Image.open(file).size))
+    except (OSError, ValueError, SyntaxError, soundfile.SoundFileError, Image.DecompressionBombError):
+        return float("nan")
+
+
 def plain(value: Any) -> Any:
     """A role's value as JSON can hold it; of an image or sound its name and hash."""
     if isinstance(value, Value):
