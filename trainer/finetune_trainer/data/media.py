@@ -29,19 +29,24 @@ class Value(ABC):
 
 @dataclass(frozen=True)
 class Media(Value):
-    """An encoded image or sound: a file, or bytes. `name` is short, for messages; `sha256` is that of the bytes."""
+    """An encoded image or sound: a file, or bytes. `name` is short, for messages; `sha256` is that of the bytes.
+
+    `part` is what of a sound is heard: its first frame, and the one after its last, at its own rate; None: all of it.
+    """
 
     name: str
     path: str | None
     content: bytes | None
     sha256: str
+    part: tuple[int, int] | None = None
 
     def read(self) -> bytes:
         """The encoded bytes."""
         return self.content if self.content is not None else Path(str(self.path)).read_bytes()
 
-    def plain(self) -> dict[str, str]:
-        return {"path": self.name, "sha256": self.sha256}
+    def plain(self) -> dict[str, Any]:
+        part = {} if self.part is None else {"part": list(self.part)}
+        return {"path": self.name, "sha256": self.sha256, **part}
 
 
 @dataclass(frozen=True)
@@ -79,22 +84,28 @@ def _without_buffer(error: Exception) -> str:
 
 def open_audio(media: Media, place: str, rate: int) -> Sound:
     """The sound in one channel at `rate` Hz. Raises DataError if it is empty or cannot be read."""
-    import numpy
-    import soundfile  # type: ignore[import-untyped]
     import soxr  # type: ignore[import-untyped]
 
+    samples, original = read_samples(media, place)
+    if original != rate:
+        samples = soxr.resample(samples, original, rate, quality="HQ")
+    return Sound(samples, original)
+
+
+def read_samples(media: Media, place: str) -> tuple[numpy.ndarray, int]:
+    """The sound in one channel at its own rate, and the rate in Hz. Raises DataError as `open_audio` does."""
+    import numpy
+    import soundfile  # type: ignore[import-untyped]
+
     try:
-        channels, original = soundfile.read(io.BytesIO(media.read()), dtype="float32", always_2d=True)
+        channels, rate = soundfile.read(io.BytesIO(media.read()), dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable_audio(media, place, _without_address(error)) from error
     if not len(channels):
         raise _unreadable_audio(media, place, "it has no samples")
     if not numpy.isfinite(channels).all():
         raise _unreadable_audio(media, place, "it has samples that are not finite")
-    samples = channels.mean(axis=1)
-    if original != rate:
-        samples = soxr.resample(samples, original, rate, quality="HQ")
-    return Sound(samples, original)
+    return channels[slice(*(media.part or (None,)))].mean(axis=1), int(rate)
 
 
 def _without_address(error: Exception) -> str:
