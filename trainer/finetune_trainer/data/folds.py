@@ -1,0 +1,45 @@
+"""Cross-validation's parts of the training rows: each is tested once, by a run that learned from the others."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from finetune_trainer.errors import ConfigError
+
+
+def fold_numbers(
+    groups: NDArray[Any], labels: NDArray[numpy.int32] | None, folds: int, seed: int
+) -> NDArray[numpy.int64]:
+    """The part of each row, from 0: rows of one group are never parted, and the shares of `labels` are kept.
+
+    Raises ConfigError if there are fewer groups than parts.
+    """
+    numbers = numpy.zeros(len(groups), dtype=numpy.int64)
+    _, members = numpy.unique(groups, return_inverse=True)
+    different = int(members.max(initial=-1)) + 1
+    if different < folds:
+        message = f"spec.evaluation.crossValidation.folds: {folds} folds of {different} training rows or groups"
+        raise ConfigError("TooManyFolds", message, "use fewer folds, or give more rows")
+    splitter = _splitter(different < len(groups), labels is not None, folds, seed)
+    with warnings.catch_warnings():
+        # A label with fewer rows than folds is missing in some of them, which is no fault.
+        warnings.simplefilter("ignore", UserWarning)
+        for number, (_, tested) in enumerate(splitter.split(groups, labels, members)):
+            numbers[tested] = number
+    return numbers
+
+
+def _splitter(grouped: bool, labelled: bool, folds: int, seed: int) -> Any:
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+    kinds = {
+        (False, False): KFold,
+        (False, True): StratifiedKFold,
+        (True, False): GroupKFold,
+        (True, True): StratifiedGroupKFold,
+    }
+    return kinds[grouped, labelled](folds, shuffle=True, random_state=seed)
