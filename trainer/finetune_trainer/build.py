@@ -97,7 +97,7 @@ def _store(config: RunConfig, facts: Facts) -> CheckpointStore:
 
 
 def _encode(task: TaskKind, data: Data, side: Side) -> Sequence[Example]:
-    rows = data.sides.get(side, [])
+    rows = data.sides[side]
     if not rows:
         return []
     examples, cut = task.encode(rows)
@@ -112,13 +112,13 @@ def _with_rows(data: Data, examples: Examples, seed: int) -> dict[Side, Encoded]
         side: [{**example, "draw": row_seed(seed, side.value, index)} for index, example in enumerate(examples[side])]
         for side in (Side.VALIDATION, Side.TEST)
     }
-    return {side: Encoded(data.sides.get(side, []), fixed.get(side, examples[side])) for side in Side}
+    return {side: Encoded(data.sides[side], fixed.get(side, examples[side])) for side in Side}
 
 
 def _sampler(data: Data, config: RunConfig) -> Sampler:
     rows = data.sides[Side.TRAIN]
     training = config.training
-    return Sampler(len(rows), training.train_batch_size, training.seed, tuple(row.weight for row in rows))
+    return Sampler(len(rows), training.train_batch_size, training.seed, rows.weights)
 
 
 def _check_groups(norms: RunningStatistics, sampler: Sampler) -> None:

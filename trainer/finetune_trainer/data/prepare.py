@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
+
+import numpy
 
 from finetune_api.dataset import HeldOut, Source
 from finetune_api.evaluation import EvaluationStrategy
 from finetune_api.run import RunConfig
 from finetune_trainer.data.media import plain
-from finetune_trainer.data.rows import Row
-from finetune_trainer.data.sources import Loaded, load_source
-from finetune_trainer.data.split import Side, split
+from finetune_trainer.data.rows import MemoryTable, PlaceArray, Row, Rows, RowTable
+from finetune_trainer.data.sources import Reading
+from finetune_trainer.data.split import Side, places_by_side
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.tasks import TASKS
@@ -23,14 +26,28 @@ FIELD = "spec.dataset"
 
 
 @dataclass(frozen=True)
+class SourceFacts:
+    """What run.json says of a source."""
+
+    uri: str
+    rows: int
+    sha256: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
 class Data:
-    """The rows of each side, the labels in their order, and what identifies both."""
+    """The rows of each side, the labels in their order, and what identifies both.
 
-    sides: Mapping[Side, list[Row]]
+    `reports` is what the stages of preparation did, by the name that it has in run.json.
+    """
+
+    sides: Mapping[Side, Rows]
     labels: list[str]
-    sources: list[Loaded]
+    sources: list[SourceFacts]
+    reports: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hash over the rows of every side: equal if and only if the run sees the same data."""
         digest = hashlib.sha256()
@@ -42,12 +59,9 @@ class Data:
 
     def record(self) -> dict[str, Any]:
         """What run.json says of the data."""
-        sources = [
-            {"uri": source.uri, "rows": len(source.rows), "sha256": source.digest, "revision": source.revision}
-            for source in self.sources
-        ]
         counts = {side.value: len(rows) for side, rows in self.sides.items()}
-        return {"sha256": self.digest, "rows": counts, "labels": self.labels, "sources": sources}
+        sources = [asdict(source) for source in self.sources]
+        return {"sha256": self.digest, "rows": counts, "labels": self.labels, "sources": sources, **self.reports}
 
 
 def places_of(config: RunConfig) -> Places:
@@ -55,22 +69,26 @@ def places_of(config: RunConfig) -> Places:
 
 
 def load_data(config: RunConfig) -> Data:
-    """Read, split and check the rows. Raises ConfigError, DataError or Unavailable."""
-    task, dataset = TASKS[config.task], config.dataset
-    held_out = {Side.TEST: dataset.test, Side.VALIDATION: dataset.validation}
-    shares = _shares(held_out)
+    """Read, split and check the rows. Raises ConfigError, DataError or Unavailable.
 
-    loaded = _load_all(dataset.train, config, f"{FIELD}.train")
-    rows = [row for source in loaded for row in source.rows][: dataset.limit]
-    stratified = [side for side in shares if held_out[side].stratify]
-    sides = split(rows, task.inputs, task.target, config.training.seed, shares, stratified)
+    All rows lie in one table; the stages hand on places in it, never rows.
+    """
+    task, held_out = TASKS[config.task], _held_out(config)
+    shares = _shares(held_out)
+    reading = _Reading(config)
+
+    training = reading.read(config.dataset.train, f"{FIELD}.train")[: config.dataset.limit]
+    sides = _split(Rows(reading.table, training), held_out, shares, config)
     for side, wanted in held_out.items():
         if wanted.sources is not None:
-            own = _load_all(wanted.sources, config, f"{FIELD}.{side}.sources")
-            sides[side] = [row for source in own for row in source.rows]
-            loaded += own
-    _check_sides(sides, held_out, len(rows), config)
-    return Data(sides, task.check(sides, config), loaded)
+            sides[side] = reading.read(wanted.sources, f"{FIELD}.{side}.sources")
+    _check_sides(sides, held_out, len(training), config)
+    rows = {side: Rows(reading.table, places) for side, places in sides.items()}
+    return Data(rows, task.check(rows, config), reading.sources)
+
+
+def _held_out(config: RunConfig) -> dict[Side, HeldOut]:
+    return {Side.TEST: config.dataset.test, Side.VALIDATION: config.dataset.validation}
 
 
 def _shares(held_out: Mapping[Side, HeldOut]) -> dict[Side, float]:
@@ -81,18 +99,49 @@ def _shares(held_out: Mapping[Side, HeldOut]) -> dict[Side, float]:
     return shares
 
 
-def _load_all(sources: Sequence[Source], config: RunConfig, field: str) -> list[Loaded]:
-    roles, names, places = TASKS[config.task].roles, config.dataset.columns, places_of(config)
-    return [load_source(source, roles, names, places, f"{field}[{number}]") for number, source in enumerate(sources)]
+class _Reading:
+    """The table as it grows, and what was read so far."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.rows: list[Row] = []
+        self.sources: list[SourceFacts] = []
+
+    @property
+    def table(self) -> RowTable:
+        return MemoryTable(self.rows)
+
+    def read(self, sources: Sequence[Source], field_path: str) -> PlaceArray:
+        """Add the rows of some sources to the table; returns their places."""
+        start = len(self.rows)
+        for number, source in enumerate(sources):
+            self._add(source, f"{field_path}[{number}]")
+        return numpy.arange(start, len(self.rows))
+
+    def _add(self, source: Source, field_path: str) -> None:
+        task, names = TASKS[self.config.task], self.config.dataset.columns
+        reading = Reading(source, task.roles, names, places_of(self.config), field_path)
+        self.rows.extend(reading.rows())
+        self.sources.append(SourceFacts(source.uri, reading.count, reading.digest, reading.revision))
+
+
+def _split(
+    rows: Rows, held_out: Mapping[Side, HeldOut], shares: Mapping[Side, float], config: RunConfig
+) -> dict[Side, PlaceArray]:
+    """The places of each side in the table."""
+    task = TASKS[config.task]
+    stratified = [side for side in shares if held_out[side].stratify]
+    found = places_by_side(rows, task.inputs, task.target, config.training.seed, shares, stratified)
+    return {side: rows.places[places] for side, places in found.items()}
 
 
 def _check_sides(
-    sides: Mapping[Side, Sequence[Row]], held_out: Mapping[Side, HeldOut], total: int, config: RunConfig
+    sides: Mapping[Side, PlaceArray], held_out: Mapping[Side, HeldOut], total: int, config: RunConfig
 ) -> None:
-    if not sides[Side.TRAIN]:
+    if not len(sides[Side.TRAIN]):
         raise DataError("EmptySplit", f"none of {total} rows is left to train on", "give more rows")
     needed = [Side.TEST] if config.evaluation.strategy is EvaluationStrategy.NEVER else [Side.TEST, Side.VALIDATION]
     for side in needed:
-        if not sides[side]:
+        if not len(sides[side]):
             message = f"{FIELD}.{side}.fraction: {held_out[side].fraction} of {total} rows is no row"
             raise DataError("EmptySplit", message, "give more rows, or a larger fraction")

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from itertools import groupby
 
 import numpy
+from numpy.typing import ArrayLike
 
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.schedule import steps_per_epoch
@@ -31,7 +32,7 @@ class Sampler:
     rows: int
     batch: int
     seed: int
-    weights: Sequence[float] | None = None
+    weights: ArrayLike | None = None
 
     @cached_property
     def pools(self) -> list[Pool]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune_api.dataset import DataFormat, Source
 from finetune_trainer.data import folders, formats, hub
@@ -38,17 +39,72 @@ def load_source(
     field_path: str,
     predicting: bool = False,
 ) -> Loaded:
-    """Read one source; `names` is the manifest's choice of columns by role. With `predicting` targets may be missing.
+    """All rows of one source at once: see `Reading`."""
+    reading = Reading(source, roles, names, places, field_path, predicting)
+    rows = list(reading.rows())
+    return Loaded(rows, source.uri, reading.digest, reading.revision)
 
-    Raises ConfigError, DataError or Unavailable, naming `field_path` and the row.
+
+@dataclass
+class Reading:
+    """One source as it is read; `names` is the manifest's choice of columns by role.
+
+    With `predicting` targets may be missing. The cells of the columns in `keep` become a row's `extra`. What it is
+    read from is known after the last row.
     """
-    try:
-        table = _table(source, places, field_path)
-        rows = _rows(table, source, roles, names, predicting)
-    except PermissionError as error:
-        hint = "make it readable for the user that the trainer runs as"
-        raise ConfigError("NotReadable", f"{field_path}.uri: {source.uri} may not be read", hint) from error
-    return Loaded(rows, source.uri, table.digest or _digest(rows), table.revision)
+
+    source: Source
+    roles: Roles
+    names: Mapping[str, str]
+    places: Places
+    field_path: str
+    predicting: bool = False
+    keep: Sequence[str] = ()
+    count: int = 0
+    digest: str = ""
+    revision: str | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """One row after the other. Raises ConfigError, DataError or Unavailable, naming `field_path` and the row."""
+        try:
+            yield from self._rows()
+        except PermissionError as error:
+            hint = "make it readable for the user that the trainer runs as"
+            message = f"{self.field_path}.uri: {self.source.uri} may not be read"
+            raise ConfigError("NotReadable", message, hint) from error
+
+    def _rows(self) -> Iterator[Row]:
+        table = _table(self.source, self.places, self.field_path)
+        columns: Mapping[str, str] | None = None
+        digest = hashlib.sha256()
+        for record in table.records:
+            self.count += 1
+            if columns is None:
+                columns = self._columns(table.columns or list(record))
+            row = self._row(record, columns, table.folder)
+            if table.digest is None:
+                digest.update(json.dumps(plain(row.values), sort_keys=True).encode())
+            yield row
+        if not self.count:
+            raise DataError("NoRows", f"{self.source.uri} has no rows", "name a file with rows")
+        self.digest, self.revision = table.digest or digest.hexdigest(), table.revision
+
+    def _columns(self, known: Sequence[str]) -> Mapping[str, str]:
+        return self.roles.resolve(self.names, known, self.source.uri, self.predicting)
+
+    def _row(self, record: Record, columns: Mapping[str, str], folder: Path) -> Row:
+        place = f"row {self.count} of {self.source.uri}"
+        values = {
+            role: self.roles.kinds[role](record.get(column), Where(place, column, role, folder))
+            for role, column in columns.items()
+        }
+        extra = {column: _kept(record.get(column)) for column in self.keep}
+        return Row(values, self.source.uri, self.count, self.source.weight, extra)
+
+
+def _kept(cell: Any) -> Any:
+    """A cell that plays no role, as JSON can hold it: a date of Parquet, for example, as text."""
+    return cell if cell is None or isinstance(cell, str | bool | int | float) else str(cell)
 
 
 def _table(source: Source, places: Places, field_path: str) -> Table:
@@ -80,30 +136,3 @@ def _format(source: Source, path: Path, field_path: str) -> DataFormat:
         known = ", ".join(formats.READERS)
         raise ConfigError("UnknownFormat", message, f"set {field_path}.format to one of {known}")
     return kind
-
-
-def _rows(table: Table, source: Source, roles: Roles, names: Mapping[str, str], predicting: bool) -> list[Row]:
-    rows: list[Row] = []
-    columns: Mapping[str, str] = {}
-    for number, record in enumerate(table.records, start=1):
-        if not rows:
-            columns = roles.resolve(names, table.columns or list(record), source.uri, predicting)
-        values = _values(record, columns, roles, f"row {number} of {source.uri}", table.folder)
-        rows.append(Row(values, source.uri, number, source.weight))
-    if not rows:
-        raise DataError("NoRows", f"{source.uri} has no rows", "name a file with rows")
-    return rows
-
-
-def _values(record: Record, columns: Mapping[str, str], roles: Roles, place: str, folder: Path) -> dict[str, object]:
-    return {
-        role: roles.kinds[role](record.get(column), Where(place, column, role, folder))
-        for role, column in columns.items()
-    }
-
-
-def _digest(rows: Iterable[Row]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(plain(row.values), sort_keys=True).encode())
-    return digest.hexdigest()
