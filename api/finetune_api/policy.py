@@ -27,6 +27,9 @@ class CheckpointPolicy(Document):
     every_seconds: int | None = Field(600, ge=1, description="Seconds between two saves.")
     every_steps: int | None = Field(None, ge=1, description="Steps between two saves, beside everySeconds.")
     keep_last: int = Field(2, ge=1, le=1000, description="How many checkpoints stay.")
+    keep_best: int = Field(
+        1, ge=0, le=100, description="How many of the best evaluations' weights stay; 0 saves the last weights instead."
+    )
     resume: Resume = Field(Resume.AUTO, description="Auto goes on from the newest valid checkpoint.")
     grace_seconds: int = Field(120, ge=1, le=86_400, description="Time to save after SIGTERM.")
 

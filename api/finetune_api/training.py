@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -14,12 +14,42 @@ class Scheduler(StrEnum):
     LINEAR = "linear"
     COSINE = "cosine"
     CONSTANT = "constant"
+    POLYNOMIAL = "polynomial"
+    INVERSE_SQRT = "inverse_sqrt"
+
+
+class Optimizer(StrEnum):
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+    ADAFACTOR = "adafactor"
+    SGD = "sgd"
+    LION = "lion"
+
+
+class GradientCheckpointing(StrEnum):
+    AUTO = "Auto"
+    ALWAYS = "Always"
+    NEVER = "Never"
 
 
 class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+
+
+class GradualUnfreezing(Document):
+    """The head is trained from the start; below it one layer more after each of these spans."""
+
+    every_epochs: float | None = Field(None, gt=0, le=100_000, description="Epochs until the next layer joins.")
+    every_steps: int | None = Field(None, ge=1, description="Steps until the next layer joins.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"{present('everyEpochs')} != {present('everySteps')}",
+            lambda unfreezing: (unfreezing.every_epochs is None) != (unfreezing.every_steps is None),
+            "set exactly one of everyEpochs and everySteps",
+        ),
+    )
 
 
 class Training(Document):
@@ -33,11 +63,33 @@ class Training(Document):
     )
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     lr_scheduler_type: Scheduler = Field(Scheduler.LINEAR, description="Shape of the learning rate after warm-up.")
+    lr_scheduler_power: float = Field(
+        2.0, gt=0, le=10, description="polynomial: exponent of what is left; 1 is linear."
+    )
     warmup_steps: int | None = Field(None, ge=0, description="Steps until the peak.")
     warmup_ratio: float | None = Field(None, ge=0, lt=1, description="Share of the steps until the peak.")
     weight_decay: float = Field(0.01, ge=0, le=1, description="On weights, not on biases and norms.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    optimizer: Literal["adamw"] = Field("adamw", description="The optimizer.")
+    optimizer: Optimizer = Field(Optimizer.ADAMW, description="What turns gradients into steps.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="adamw, adamw_8bit, lion: decay of the mean gradient.")
+    adam_beta2: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="adamw, adamw_8bit, lion: decay of the second mean; 0.999, with lion 0.99, if absent.",
+    )
+    adam_epsilon: float = Field(1e-6, gt=0, le=1, description="adamw, adamw_8bit: keeps a division from zero.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: share of the last step in the next one.")
+    layerwise_lr_decay: float | None = Field(
+        None, gt=0, le=1, description="Factor of the learning rate from each layer to the one below it."
+    )
+    gradual_unfreezing: GradualUnfreezing | None = Field(None, description="Train the head first, then layer by layer.")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="Decay of a moving average of the weights, which is evaluated and saved."
+    )
+    gradient_checkpointing: GradientCheckpointing = Field(
+        GradientCheckpointing.AUTO, description="Compute activations twice to save memory; Auto where it is short."
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target given to all labels.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Replaces the model's own dropout.")
     max_length: int | None = Field(None, ge=2, le=1_000_000, description="Tokens; the model's own limit if absent.")

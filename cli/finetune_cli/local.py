@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from finetune_api.evaluation import sources_of
 from finetune_api.fields import split_volume_uri
 from finetune_api.job import FineTuneJob, FineTuneJobSpec
 from finetune_api.manifest import InvalidManifest, Problem
@@ -37,7 +38,7 @@ def run_config(
 
 def claims(spec: FineTuneJobSpec) -> list[str]:
     """Claims that the job reads, in the order of the manifest."""
-    read = [*spec.model.uris().values(), *(source.uri for _, source in spec.dataset.sources())]
+    read = [*spec.model.uris().values(), *(source.uri for _, source in sources_of(spec.dataset, spec.evaluation))]
     return list(dict.fromkeys(split_volume_uri(uri)[0] for uri in read if uri.startswith("pvc://")))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.training import Scheduler, Training
-from finetune_trainer.schedule import learning_rate_factor, log_interval, total_steps, warmup_steps
+from finetune_api.training import GradualUnfreezing, Scheduler, Training
+from finetune_trainer.schedule import learning_rate_factor, log_interval, total_steps, unfreezing_interval, warmup_steps
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,30 @@ def test_warmup_steps(training: dict[str, float], steps: int) -> None:
 @pytest.mark.parametrize(
     ("kind", "factors"),
     [
-        pytest.param(Scheduler.LINEAR, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25], id="linear"),
-        pytest.param(Scheduler.COSINE, [0.5, 1.0, 1.0, 0.85355, 0.5, 0.14645], id="cosine"),
-        pytest.param(Scheduler.CONSTANT, [0.5, 1.0, 1.0, 1.0, 1.0, 1.0], id="constant"),
+        pytest.param("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25], id="linear"),
+        pytest.param("cosine", [0.5, 1.0, 1.0, 0.85355, 0.5, 0.14645], id="cosine"),
+        pytest.param("polynomial", [0.5, 1.0, 1.0, 0.5625, 0.25, 0.0625], id="polynomial: squared if nothing is said"),
+        pytest.param("inverse_sqrt", [0.5, 1.0, 1.0, 0.8165, 0.70711, 0.63246], id="inverse_sqrt"),
+        pytest.param("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0], id="constant"),
     ],
 )
-def test_learning_rate(kind: Scheduler, factors: list[float]) -> None:
+def test_learning_rate(kind: str, factors: list[float]) -> None:
     """Two steps of warm-up, four of decay; no step is wasted at zero."""
-    assert [round(learning_rate_factor(step, 6, 2, kind), 5) for step in range(6)] == factors
+    training = Training(lr_scheduler_type=Scheduler(kind))
+    assert [round(learning_rate_factor(step, 6, 2, training), 5) for step in range(6)] == factors
+
+
+@pytest.mark.parametrize(
+    ("unfreezing", "steps"),
+    [
+        pytest.param({"every_epochs": 1}, 13, id="epochs"),
+        pytest.param({"every_epochs": 0.5}, 7, id="half an epoch"),
+        pytest.param({"every_epochs": 0.01}, 1, id="never no step"),
+        pytest.param({"every_steps": 5}, 5, id="steps"),
+    ],
+)
+def test_unfreezing_interval(unfreezing: dict[str, float], steps: int) -> None:
+    assert unfreezing_interval(GradualUnfreezing.model_validate(unfreezing), 13) == steps
 
 
 @pytest.mark.parametrize(

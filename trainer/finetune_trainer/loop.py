@@ -99,7 +99,7 @@ def _optimize(run: Run, parts: Sequence[MicroBatch], count: float) -> torch.Tens
 def learning_rate(run: Run) -> float:
     """The learning rate of the next step."""
     factor = learning_rate_factor(
-        run.state.step, run.choices.total_steps, run.choices.warmup_steps, run.config.training.lr_scheduler_type
+        run.state.step, run.choices.total_steps, run.choices.warmup_steps, run.config.training
     )
     return run.config.training.learning_rate * factor
 

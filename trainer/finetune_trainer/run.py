@@ -57,7 +57,7 @@ class Run:
     model: nn.Module
     replica: nn.Module
     norms: RunningStatistics
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     train: Encoded
     validation: Encoded
     test: Encoded

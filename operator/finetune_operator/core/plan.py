@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api import names
+from finetune_api.evaluation import sources_of
 from finetune_api.fields import split_volume_uri
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.manifest import Problem, problems_of
@@ -141,7 +142,7 @@ def _below(place: str, problem: Problem) -> Problem:
 
 
 def _relative_paths(spec: FineTuneJobSpec) -> Iterator[Problem]:
-    sources = {f"{field}.uri": source.uri for field, source in spec.dataset.sources()}
+    sources = {f"{field}.uri": source.uri for field, source in sources_of(spec.dataset, spec.evaluation)}
     for field, uri in (spec.model.uris() | sources).items():
         if uri.startswith("./"):
             yield Problem(field, f"{uri!r} is relative to a machine", "use pvc://claim/path, hf:// or pkg://")
@@ -181,7 +182,7 @@ def _mounted(uri: str) -> str:
 
 def claims(spec: FineTuneJobSpec | RunConfig) -> dict[str, bool]:
     """Every claim that the run mounts, and whether it is written to."""
-    read = [*spec.model.uris().values(), *(source.uri for _, source in spec.dataset.sources())]
+    read = [*spec.model.uris().values(), *(source.uri for _, source in sources_of(spec.dataset, spec.evaluation))]
     written = [uri for uri in (spec.output.uri, spec.checkpoint.uri) if uri]
     result = {split_volume_uri(uri)[0]: False for uri in read if uri.startswith("pvc://")}
     return result | {split_volume_uri(uri)[0]: True for uri in written}

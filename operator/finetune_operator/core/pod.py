@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api import names
+from finetune_api.evaluation import sources_of
 from finetune_operator.core.plan import Plan, claims
 from finetune_operator.core.podtemplate import merge_pod
 
@@ -93,7 +94,9 @@ def _environment(plan: Plan, endpoint: Endpoint) -> list[Part]:
 
 def _from_secrets(plan: Plan) -> list[Part]:
     """The documented keys of every Secret that is named; of two with the same key the model's, last here, wins."""
-    references = [*(source.secret_ref for _, source in plan.config.dataset.sources()), plan.config.model.secret_ref]
+    config = plan.config
+    read = [source for _, source in sources_of(config.dataset, config.evaluation)]
+    references = [*(source.secret_ref for source in read), config.model.secret_ref]
     secrets = dict.fromkeys(reference.name for reference in reversed(references) if reference)
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
