@@ -159,6 +159,12 @@ class Outcome(Document):
     checkpoint: Checkpoint | None = None
     output: Output | None = None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model is there: the run succeeded, or all that failed is its gate."""
+        gate_failed = self.failure is not None and self.failure.class_ is FailureClass.EVALUATION_GATE_FAILED
+        return self.outcome is Result.SUCCEEDED or gate_failed
+
     def termination_message(self) -> str:
         """JSON of at most 4,096 bytes; the log's tail is cut first, then the hint, then the message."""
         outcome = self

@@ -53,7 +53,7 @@ def run(
             code = runner.run_trainer(config, shown.show)
     except InvalidManifest as invalid:
         _refuse(invalid)
-    if finished and code == ExitCode.DONE:
+    if finished and code in (ExitCode.DONE, ExitCode.EVALUATION_GATE_FAILED):
         console.print("This run was finished before; nothing was done. To start over, add --fresh.\n")
     _report(code, folder)
     raise typer.Exit(code)
@@ -106,6 +106,8 @@ def _report(code: int, folder: Path) -> None:
     outcome = runner.read_outcome(folder)
     if code == ExitCode.DONE and outcome is not None:
         screen.print_success(console, folder, outcome)
+    elif code == ExitCode.EVALUATION_GATE_FAILED and outcome is not None:
+        screen.print_gate_failed(errors, folder, outcome)
     elif code == ExitCode.PREEMPTED:
         screen.print_interrupted(errors, outcome, ["finetune", *sys.argv[1:]])
     else:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from finetune_api.manifest import InvalidManifest, Problem
 from finetune_api.names import ENV_PARENT, ENV_TERMINATION_LOG
-from finetune_api.progress import Outcome
+from finetune_api.progress import FailureClass, Outcome
 from finetune_api.run import RunConfig
 from finetune_api.status import Phase, Status
 
@@ -124,9 +124,12 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in `folder` has ended well."""
+    """Whether the run in `folder` has left its model: it ended well, or only its gate failed."""
     status = read_status(folder)
-    return status is not None and status.phase == Phase.SUCCEEDED
+    if status is None:
+        return False
+    gate_failed = status.failure is not None and status.failure.class_ is FailureClass.EVALUATION_GATE_FAILED
+    return status.phase == Phase.SUCCEEDED or (status.phase == Phase.FAILED and gate_failed)
 
 
 def log_tail(folder: Path, lines: int = 20) -> str:

@@ -98,6 +98,16 @@ def print_success(console: Console, folder: Path, outcome: Outcome) -> None:
     console.print(f"{shown(folder / 'README.md')} has the Python lines.", highlight=False, markup=False)
 
 
+def print_gate_failed(console: Console, folder: Path, outcome: Outcome) -> None:
+    """All metrics, which of them did not pass, and where the model is nevertheless."""
+    console.print(metrics_table(outcome.metrics))
+    if outcome.failure is not None:
+        console.print(f"\n[red]{outcome.failure.class_}[/red]:", end=" ")
+        console.print(outcome.failure.message, highlight=False, markup=False)
+        console.print(outcome.failure.hint or "", highlight=False, markup=False)
+    console.print(f"\nThe model is kept in {shown(folder / 'model')}.", highlight=False, markup=False)
+
+
 def print_interrupted(console: Console, outcome: Outcome | None, command: list[str]) -> None:
     step = outcome.checkpoint.step if outcome and outcome.checkpoint else None
     saved = f"saved at step {step}" if step else "nothing was saved yet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -64,6 +65,19 @@ def test_an_interrupted_run_tells_the_command_that_goes_on(console: Console) -> 
     outcome = Outcome(outcome=Result.PREEMPTED, checkpoint=Checkpoint(step=40))
     screen.print_interrupted(console, outcome, ["finetune", "run", "my job.yaml"])
     assert printed(console) == "Interrupted, saved at step 40. To go on:\n\n    finetune run 'my job.yaml'\n"
+
+
+def test_a_gate_that_failed_tells_metrics_what_did_not_pass_and_where_the_model_is(
+    console: Console, tmp_path: Path
+) -> None:
+    class_ = FailureClass.EVALUATION_GATE_FAILED
+    failure = Failure(class_=class_, reason=class_, message="test_f1 is 0.5 (min 0.9)", hint="see evaluation.json")
+    outcome = Outcome(outcome=Result.FAILED, failure=failure, metrics={"test_f1": 0.5})
+    screen.print_gate_failed(console, tmp_path, outcome)
+    lines = printed(console).replace("\n", " ")
+    assert "f1" in lines
+    assert "EvaluationGateFailed: test_f1 is 0.5 (min 0.9) see evaluation.json" in lines
+    assert str(tmp_path / "model") in "".join(printed(console).split())
 
 
 def test_a_failure_tells_class_reason_message_and_hint(console: Console) -> None:

@@ -129,6 +129,26 @@ def container_started(pod: dict[str, Any]) -> bool:
     return any("running" in state["state"] or "terminated" in state["state"] for state in states)
 
 
+def test_a_gate_that_fails_ends_the_job_for_good_and_keeps_its_model(
+    installed_operator: Access, namespace: str
+) -> None:
+    claim = installed_operator.create_claim(namespace, "finetune")
+    gate = [{"metric": "test_accuracy", "min": 1.5}]
+    job = start(installed_operator, namespace, quickstart("gated", training={"maxSteps": 3}, evaluation={"gate": gate}))
+    status = job.wait_for_end(400)
+    assert (status.phase, status.failure and status.failure.reason) == (Phase.FAILED, "EvaluationGateFailed")
+    assert status.failure is not None
+    assert (status.failure.class_, status.failure.exit_code) == (FailureClass.EVALUATION_GATE_FAILED, 76)
+    assert f"test_accuracy is {status.metrics['test_accuracy']:.6g} (min 1.5)" in status.failure.message
+    assert (status.attempt, status.restarts and status.restarts.total) == (1, 0)
+    assert status.output is not None
+    assert (status.output.digest or "").startswith("sha256:")
+    folder = (status.output.uri or "").removeprefix("pvc://finetune/")
+    assert f"{folder}/model/model.safetensors" in set(claim.files())
+    time.sleep(20)
+    assert job.status() == status, "it was tried again"
+
+
 def test_a_child_that_the_api_server_refuses_is_told_within_five_seconds(
     installed_operator: Access, namespace_with_volume: str
 ) -> None:

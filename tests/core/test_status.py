@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_api.progress import Checkpoint, Failure, FailureClass, Outcome, Progress, Result
+from finetune_api.progress import Checkpoint, Failure, FailureClass, Outcome, Output, Progress, Result
 from finetune_api.status import AttemptRecord, Condition, ConditionType, Nodes, Phase, Restarts, Run, Status
 from finetune_operator.core.decide import Decision, Situation, decide
 from finetune_operator.core.job import current_run, read_status
@@ -299,3 +299,59 @@ def test_metrics_beyond_what_a_status_holds_push_out_the_oldest() -> None:
     situation = Situation(job.job, current_run(job.job), job.plan(), seen, NOW)
     metrics = status(situation, decide(situation), None).metrics
     assert (len(metrics), metrics["test_accuracy"], "old_00" in metrics) == (32, 0.9, False)
+
+
+GATE = Failure(
+    class_=FailureClass.EVALUATION_GATE_FAILED, reason="EvaluationGateFailed", message="test_f1 is 0.5 (min 0.9)"
+)
+GATE_FAILED = Outcome(
+    outcome=Result.FAILED,
+    failure=GATE,
+    metrics={"test_f1": 0.5},
+    progress=Progress(step=9, total_steps=9, percentage=100),
+    output=Output(uri="pvc://models/reviews", digest="sha256:ab"),
+)
+PLACE = "pvc://models/reviews/team-a/reviews/0a1b2"
+
+
+@pytest.mark.parametrize(
+    ("seen", "output", "metrics", "message"),
+    [
+        pytest.param(
+            (a_child_job().failed(), a_pod().failed(76, outcome=GATE_FAILED), a_pod(1).succeeded()),
+            Output(uri=PLACE, digest="sha256:ab"),
+            {"test_f1": 0.5},
+            "test_f1 is 0.5 (min 0.9)",
+            id="in the trainer's words",
+        ),
+        pytest.param(
+            (a_child_job().failed_by_rule(5, 76),),
+            Output(uri=PLACE),
+            {},
+            "the model did not pass the evaluation gate",
+            id="the pods are gone",
+        ),
+    ],
+)
+def test_a_gate_that_fails_ends_the_job_and_keeps_the_model(
+    seen: tuple[APod | AChildJob, ...], output: Output, metrics: dict[str, float], message: str
+) -> None:
+    """Failed with the reason, for good: no restart, no next attempt; where the model is, and what it reached."""
+    job = a_job().with_nodes(2).with_status(RUNNING)
+    children = Children(
+        jobs=tuple(one.manifest for one in seen if isinstance(one, AChildJob)),
+        pods=tuple(one.manifest for one in seen if isinstance(one, APod)),
+    )
+    situation = Situation(job.job, current_run(job.job), job.plan(), observe(children, NOW, 120), NOW)
+    decision = decide(situation)
+    told = status(situation, decision, None)
+    assert (decision.start, told.phase, told.restarts) == (None, Phase.FAILED, Restarts())
+    assert told.failure is not None
+    assert (told.failure.class_, told.failure.reason) == (FailureClass.EVALUATION_GATE_FAILED, "EvaluationGateFailed")
+    assert message in told.failure.message
+    ready = next(item for item in told.conditions if item.type is ConditionType.READY)
+    assert (ready.status, ready.reason) == ("False", "EvaluationGateFailed")
+    assert (told.output, told.metrics) == (output, metrics)
+    later = job.with_status(told)
+    again = decide(Situation(later.job, current_run(later.job), later.plan(), observe(children, LATER, 120), LATER))
+    assert (again.keep, again.start) == (True, None)

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from finetune_api.dataset import ProblemType
 from finetune_api.job import Task
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
 from finetune_trainer.data.prepare import load_data
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
+from finetune_trainer.metrics.names import names_of
 from finetune_trainer.predict import main as predict
 from support import cases_generation, cases_media, cases_text
 from support.corpora.files import write_json_lines
@@ -79,12 +81,18 @@ def approximately(value: Any, tolerance: float) -> Any:
     return value
 
 
+def names_for(case: Case) -> set[str]:
+    """Metrics that the gate knows before training."""
+    return set(names_of(Task(case.task), ProblemType(case.dataset.get("problemType", "SingleLabel"))))
+
+
 @each_case
 def test_it_learns(case: Case, finished: Made) -> None:
     """The metric on rows that it never saw passes a bar that no guess passes."""
     metrics = finished(case).read("evaluation.json")["metrics"]
     value = metrics[f"test_{case.bar.metric}"]
     assert case.bar.holds(value), metrics
+    assert {name.removeprefix("test_") for name in metrics} <= names_for(case)
 
 
 @each_case

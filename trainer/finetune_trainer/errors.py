@@ -61,6 +61,13 @@ class Preempted(RunError):
     failure_class = FailureClass.PREEMPTED
 
 
+class EvaluationGateFailed(RunError):
+    """The run is done and its model is kept, but it did not reach what the manifest asks of it."""
+
+    exit_code = ExitCode.EVALUATION_GATE_FAILED
+    failure_class = FailureClass.EVALUATION_GATE_FAILED
+
+
 class OutOfGpuMemory(RunError):
     """The device's memory does not hold a step."""
 

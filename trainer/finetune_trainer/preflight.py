@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.manifest import problems_of
-from finetune_api.progress import Result
+from finetune_api.progress import Outcome
 from finetune_api.run import RunConfig
+from finetune_trainer.data.balance import check_balance
 from finetune_trainer.data.prepare import load_data, places_of
+from finetune_trainer.data.told import told
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import OUTCOME, read_json
+from finetune_trainer.gate import check_gate
+from finetune_trainer.methods.limits import check_method, check_positions, gpus_of
 from finetune_trainer.model_folder import ModelFolder, Needs, check_max_length, find_folder
 from finetune_trainer.record import Facts, check_same_data, facts_of
 from finetune_trainer.tasks import TASKS
+from finetune_trainer.tasks.augments import check_augment
 from finetune_trainer.tasks.base import TaskKind
 
 MODEL_FIELD = "spec.model.uri"
+
+log = logging.getLogger(__name__)
 
 
 def load_run_config(path: Path) -> RunConfig:
@@ -36,9 +44,9 @@ def load_run_config(path: Path) -> RunConfig:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in `folder` has succeeded."""
-    outcome = read_json(folder / OUTCOME)
-    return isinstance(outcome, dict) and outcome.get("outcome") == Result.SUCCEEDED
+    """Whether the run in `folder` has left its model: it succeeded, or only its gate failed."""
+    value = read_json(folder / OUTCOME)
+    return value is not None and Outcome.model_validate(value).is_finished
 
 
 def find_model(config: RunConfig, task: type[TaskKind]) -> ModelFolder:
@@ -71,9 +79,16 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None) -> Facts:
 
     Raises ConfigError, DataError or Unavailable.
     """
+    check_gate(config)
+    check_augment(TASKS[config.task], config)
+    check_balance(TASKS[config.task], config)
+    check_method(config, gpus_of(config))
     data = load_data(config)
+    for line in told(data.reports):
+        log.info(line)
     model = find_model(config, TASKS[config.task])
     check_max_length(config.training.max_length, model)
+    check_positions(config, model)
     facts = facts_of(config, data, model)
     if record is not None:
         check_same_data(facts, record)

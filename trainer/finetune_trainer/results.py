@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_trainer import files
+from finetune_trainer.analysis.document import analyse
 from finetune_trainer.card import model_card
+from finetune_trainer.crossval import write_fold
+from finetune_trainer.errors import EvaluationGateFailed
 from finetune_trainer.evaluate import Evaluation, StopRequested, evaluate, prefixed
+from finetune_trainer.gate import Judged, failure_of, judge
 from finetune_trainer.loop import save_and_leave
 from finetune_trainer.methods import TrainingMethod
+from finetune_trainer.methods.virtual_tokens import BASE
+from finetune_trainer.pages.page import leave_page
 from finetune_trainer.record import read_record
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.run import Run
@@ -19,23 +26,32 @@ READABLE = 0o644
 """safetensors makes files that only their owner reads; whoever serves the model is often another user."""
 
 
-def finish(run: Run, method: TrainingMethod) -> None:
-    """Evaluate once on the test rows and leave model, evaluation, wrong rows and card in the run's folder."""
+def finish(run: Run, method: TrainingMethod) -> EvaluationGateFailed | None:
+    """Evaluate once on the test rows and leave model, evaluation, wrong rows and card in the run's folder.
+
+    Returns the end of a run that did not pass its gate, in the main process.
+    """
     run.reporter.doing(Activity.EVALUATING)
     try:
         evaluation = evaluate(run.model, run.task, run.test, run.world, run.stop, baseline=run.train.rows)
     except StopRequested:
         save_and_leave(run)
     if evaluation is None:
-        return
+        return None
     run.reporter.doing(Activity.SAVING)
     metrics = prefixed("test", evaluation.report.metrics)
     run.reporter.record(metrics)
     run.reporter.update(metrics={**run.reporter.now.metrics, **metrics})
+    if run.config.fold is not None:
+        write_fold(run, evaluation, metrics)
+        return None
+    judged = judge(run.config.evaluation.gate, metrics)
     _save_model(run, method)
-    _write_results(run, evaluation, metrics)
+    _write_results(run, evaluation, metrics, judged)
+    leave_page(Path(run.config.folder), evaluation.report.errors, run.test.rows)
     for name, value in metrics.items():
         log.info("%s %.4f", name, value)
+    return failure_of(judged)
 
 
 def _save_model(run: Run, method: TrainingMethod) -> None:
@@ -45,7 +61,9 @@ def _save_model(run: Run, method: TrainingMethod) -> None:
     files.remove(temporary)
     module = run.accelerator.unwrap_model(run.replica, keep_fp32_wrapper=False)
     method.save(module, temporary, run.config.output.merge_adapter)
-    run.task.save(temporary)
+    for own in (temporary, temporary / BASE):
+        if own.is_dir():
+            run.task.save(own)
     for path in files.files_below(temporary):
         path.chmod(READABLE)
         files.sync(path)
@@ -53,9 +71,12 @@ def _save_model(run: Run, method: TrainingMethod) -> None:
     temporary.rename(folder / files.MODEL)
 
 
-def _write_results(run: Run, evaluation: Evaluation, metrics: dict[str, float]) -> None:
+def _write_results(run: Run, evaluation: Evaluation, metrics: dict[str, float], judged: Sequence[Judged]) -> None:
     folder, report = Path(run.config.folder), evaluation.report
-    files.write_json(folder / files.EVALUATION, {"metrics": metrics, "best": run.state.best, **report.details})
+    gate = {"gate": [one.to_dict() for one in judged]} if judged else {}
+    found = analyse(run.task, run.test.rows, evaluation.predictions, run.config.evaluation.slices)
+    document = {"metrics": metrics, "best": run.state.best, **gate, **report.details, "analysis": found}
+    files.write_json(folder / files.EVALUATION, document)
     files.write_atomic(folder / files.ERRORS, "".join(files.json_line(error) for error in report.errors))
     said = zip(run.test.rows, evaluation.predictions, strict=True)
     lines = ({"source": row.source, "row": row.number, **run.task.present(prediction)} for row, prediction in said)

@@ -13,18 +13,19 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from finetune_api import names
-from finetune_api.progress import ExitCode, FailureClass, Outcome, Output, Result
+from finetune_api.progress import ExitCode, Failure, FailureClass, Outcome, Output, Result
 from finetune_api.run import RunConfig
 from finetune_api.status import Status
 from finetune_trainer import files, handover
 from finetune_trainer.cgroup import memory_kills
 from finetune_trainer.checkpoint import PREFIX, claim, owner_of
+from finetune_trainer.crossval import fold_config
 from finetune_trainer.data.remote import ENV_DOWNLOADS
 from finetune_trainer.errors import CodeError, Preempted, RunError, Unavailable
 from finetune_trainer.gang import Gang, Launch
@@ -32,7 +33,7 @@ from finetune_trainer.log import set_up_logging
 from finetune_trainer.parent import end_with_parent
 from finetune_trainer.placement import environments, place
 from finetune_trainer.preflight import check_inputs, is_finished, load_run_config
-from finetune_trainer.record import check_unchanged, read_record
+from finetune_trainer.record import check_same_data, check_unchanged, read_record
 from finetune_trainer.report.snapshot import Snapshot
 from finetune_trainer.report.status_file import ended, read_status, running
 from finetune_trainer.settings import Settings, read_settings
@@ -117,7 +118,42 @@ def _carry_out(attempt: Attempt, launch: Launch, stop: StopRequest) -> Outcome:
         prepared = _prepare(attempt, config)
     if prepared is None:
         return _finished(config)
-    return _run_ranks(attempt, prepared, launch, stop)
+    folds = config.evaluation.cross_validation
+    for index in range(folds.folds if folds else 0):
+        if (outcome := _run_fold(attempt, fold_config(config, index), launch, stop)) is not None:
+            return outcome
+    return _outcome(config, _run_ranks(attempt, prepared, launch, stop))
+
+
+def _run_fold(attempt: Attempt, config: RunConfig, launch: Launch, stop: StopRequest) -> Outcome | None:
+    """One run of a cross-validation, unless it is done already; the outcome of the whole run if it failed."""
+    folder, record = Path(config.folder), _own_record(config)
+    if record is not None:
+        check_unchanged(config, record)
+        check_same_data(handover.read_facts(attempt.scratch), record)
+        if is_finished(folder):
+            return None
+    if attempt.folder is not None:
+        _make_room(folder, Path(config.checkpoint_folder), record, config)
+    path = attempt.scratch / f"fold-{folder.name}.json"
+    path.write_text(config.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
+    settings = replace(attempt.settings, run_config=path)
+    failure = _run_ranks(attempt, Prepared(config, _ranks(attempt, config, settings, record)), launch, stop)
+    if failure is not None:
+        return _outcome(config, failure.model_copy(update={"message": f"fold {folder.name}: {failure.message}"}))
+    if attempt.folder is not None:
+        files.write_json(folder / files.OUTCOME, Outcome(outcome=Result.SUCCEEDED).to_dict())
+        files.remove(Path(config.checkpoint_folder))
+    return None
+
+
+def _make_room(folder: Path, checkpoints: Path, record: Mapping[str, Any] | None, config: RunConfig) -> None:
+    """A fold's folders, without what an earlier run left there."""
+    if record is None:
+        files.remove(folder)
+        files.remove(checkpoints)
+    folder.mkdir(parents=True, exist_ok=True)
+    claim(checkpoints, owner_of(config.job))
 
 
 def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
@@ -131,9 +167,15 @@ def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
     _take_over(attempt, config, record)
     facts = check_inputs(config, record)
     handover.write_facts(attempt.scratch, facts)
-    placement = place(config, attempt.settings, record)
+    return Prepared(config, _ranks(attempt, config, attempt.settings, record))
+
+
+def _ranks(
+    attempt: Attempt, config: RunConfig, settings: Settings, record: Mapping[str, Any] | None
+) -> list[dict[str, str]]:
+    """The environment of each rank on this node."""
     scratch = {handover.ENV_SCRATCH: str(attempt.scratch)}
-    return Prepared(config, [own | scratch for own in environments(placement, attempt.settings, config)])
+    return [own | scratch for own in environments(place(config, settings, record), settings, config)]
 
 
 def _own_record(config: RunConfig) -> dict[str, Any] | None:
@@ -177,7 +219,8 @@ def _finished(config: RunConfig) -> Outcome:
     return Outcome.model_validate(files.read_json(Path(config.folder, files.OUTCOME)))
 
 
-def _run_ranks(attempt: Attempt, prepared: Prepared, launch: Launch, stop: StopRequest) -> Outcome:
+def _run_ranks(attempt: Attempt, prepared: Prepared, launch: Launch, stop: StopRequest) -> Failure | None:
+    """Why the ranks did not come to their end; None if they did."""
     config, kills = prepared.config, memory_kills()
     gang = Gang(prepared.ranks, launch)
     try:
@@ -190,10 +233,16 @@ def _run_ranks(attempt: Attempt, prepared: Prepared, launch: Launch, stop: StopR
         for rank, code in gang.ended.items()
     ]
     failure = verdict(ends, around)
-    if failure is None:
-        return _succeeded(config)
-    if failure.reason == PEER_LOST and config.resources.nodes > 1:
+    if failure is not None and failure.reason == PEER_LOST and config.resources.nodes > 1:
         time.sleep(PEER_LOST_DELAY)
+    return failure
+
+
+def _outcome(config: RunConfig, failure: Failure | None) -> Outcome:
+    if failure is None:
+        return Outcome(outcome=Result.SUCCEEDED, output=_output(config))
+    if failure.class_ is FailureClass.EVALUATION_GATE_FAILED:
+        return Outcome(outcome=Result.FAILED, failure=failure, output=_output(config))
     result = Result.PREEMPTED if failure.class_ is FailureClass.PREEMPTED else Result.FAILED
     return Outcome(outcome=result, failure=failure)
 
@@ -202,12 +251,12 @@ def _has_checkpoint(config: RunConfig) -> bool:
     return any(Path(config.checkpoint_folder).glob(f"{PREFIX}*"))
 
 
-def _succeeded(config: RunConfig) -> Outcome:
+def _output(config: RunConfig) -> Output:
+    """Where the model lies that this run left."""
     model = Path(config.folder, files.MODEL)
     saved = {str(path.relative_to(model)): path for path in files.files_below(model)} if model.is_dir() else {}
     digest = f"sha256:{files.digest_of(saved)}" if saved else None
-    output = Output(uri=config.output_uri or str(Path(config.folder).resolve()), digest=digest)
-    return Outcome(outcome=Result.SUCCEEDED, output=output)
+    return Output(uri=config.output_uri or str(Path(config.folder).resolve()), digest=digest)
 
 
 def _failed(error: RunError) -> Outcome:

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from finetune_api.policy import Resume
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
-from finetune_trainer import handover
+from finetune_trainer import crossval, handover
 from finetune_trainer.build import build_run
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.faults import explain
@@ -73,14 +73,19 @@ def work(config: RunConfig, settings: Settings, scratch: Path) -> None:
     world = open_world(os.environ[handover.ENV_DEVICE] == handover.GPU)
     _check_same_inputs(facts, world)
     reporter = _reporter(config, settings, world)
+    reporter.update(**crossval.part_of(config))
     method = METHODS[config.method.type](config.method)
     run = build_run(config, facts, method, world, reporter, threads)
     _resume(run)
+    if config.evaluation.cross_validation is not None and config.fold is None:
+        reporter.update(constants=crossval.conclude(run))
     run.stop.install()
     train(run)
-    finish(run, method)
+    not_passed = finish(run, method)
     reporter.close()
     world.close()
+    if not_passed is not None:
+        raise not_passed
 
 
 def _check_same_inputs(facts: Facts, world: World) -> None:
@@ -95,7 +100,7 @@ def _reporter(config: RunConfig, settings: Settings, world: World) -> Reporter:
     if not world.is_main:
         return Reporter([], None, time.time)
     folder = Path(config.folder)
-    sinks: list[Sink] = [Console(), StatusFile(folder, config.job)]
+    sinks: list[Sink] = [Console(), StatusFile(Path(config.fold.folder) if config.fold else folder, config.job)]
     if settings.metrics_port is not None:
         sinks.append(MetricsPage(settings.metrics_port))
     if settings.progress_server is not None:

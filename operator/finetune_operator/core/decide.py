@@ -208,6 +208,7 @@ def _give_up(s: Situation, found: Fault, why: str) -> Decision:
         f"{found.failure.message} ({why})",
         failure=found.failure,
         stalled=True,
+        outcome=found.outcome,
         closed=Closed("Failed", found.failure, found.outcome),
         stop=_stoppable(s),
         confirm=True,

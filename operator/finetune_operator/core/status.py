@@ -148,8 +148,15 @@ def _history(s: Situation, closed: Closed | None) -> list[AttemptRecord]:
     return [*history, record][-MAX_HISTORY:]
 
 
+def _has_model(decision: Decision) -> bool:
+    """Whether the run left its model: one whose gate failed did, too."""
+    failure = decision.failure
+    gate_failed = failure is not None and failure.class_ is FailureClass.EVALUATION_GATE_FAILED
+    return decision.phase is Phase.SUCCEEDED or (decision.phase is Phase.FAILED and gate_failed)
+
+
 def _output(s: Situation, decision: Decision) -> Output | None:
-    if decision.phase is not Phase.SUCCEEDED or not isinstance(s.plan, Plan):
+    if not _has_model(decision) or not isinstance(s.plan, Plan):
         return None
     uri, said = s.plan.config.output_uri, decision.outcome.output if decision.outcome else None
     return Output(uri=uri, digest=said.digest if said else None) if uri else None
