@@ -8,7 +8,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from finetune_api.augment import Augment, Balance
 from finetune_api.base import Document, Rule, present
+from finetune_api.clean import Clean
 from finetune_api.fields import SOURCE_SCHEMES, Reference, SourceUri, Word
 
 
@@ -69,6 +71,9 @@ class Dataset(Document):
     problem_type: ProblemType = Field(
         ProblemType.SINGLE_LABEL, description="Whether a row of a classification has one label or several."
     )
+    clean: Clean = Field(Clean(), description="What is repaired in rows, and which are dropped.")
+    augment: Augment | None = Field(None, description="Changes of training rows, others in every epoch.")
+    balance: Balance = Field(Balance(), description="Making up for classes that are rare.")
     limit: int | None = Field(None, ge=1, description="Use the first rows only.")
 
     def sources(self) -> Iterator[tuple[str, Source]]:

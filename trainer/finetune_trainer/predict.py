@@ -11,17 +11,20 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from finetune_api.dataset import Source
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
 from finetune_trainer import files, handover
+from finetune_trainer.data.clean import input_cleaner
+from finetune_trainer.data.clean.texts import CONTEXT
 from finetune_trainer.data.columns import Where
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import load_source
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import ConfigError, RunError
+from finetune_trainer.methods import virtual_tokens
 from finetune_trainer.record import read_record
 from finetune_trainer.tasks import TASKS
 
@@ -37,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config, labels = _read_run(options.run)
         rows = _given(options.input, config) if options.input else _read_rows(options.file, config)
-        _write(_numbered(rows, predict(options.run / files.MODEL, rows, labels, config)), options.output)
+        read = cleaned(rows, config)
+        answers = predict(options.run / files.MODEL, read, labels, config)
+        _write(_numbered(rows, read, answers), options.output)
     except RunError as error:
         print(f"{error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -85,14 +90,22 @@ def _split(item: str) -> tuple[str, str]:
     return role, value
 
 
+def cleaned(rows: Sequence[Row], config: RunConfig) -> list[Row]:
+    """The rows as training had them; none is dropped."""
+    cleaner = input_cleaner(config)
+    return [cleaner.row(row) or row for row in rows]
+
+
 def predict(folder: Path, rows: Sequence[Row], labels: Sequence[str], config: RunConfig) -> list[dict[str, Any]]:
     """What the model in `folder` says of each row."""
     import torch
 
     from finetune_trainer.evaluate import evaluation_batches
 
-    task: TaskKind = TASKS[config.task].saved(folder, labels, config)
-    model, _ = task.load_model()
+    base = folder / virtual_tokens.BASE
+    task: TaskKind = TASKS[config.task].saved(base if base.is_dir() else folder, labels, config)
+    loaded, _ = task.load_model()
+    model = virtual_tokens.load(loaded, folder) if base.is_dir() else cast("torch.nn.Module", loaded)
     torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     torch.nn.Module.eval(model)
     examples, _ = task.encode(rows)
@@ -103,8 +116,11 @@ def predict(folder: Path, rows: Sequence[Row], labels: Sequence[str], config: Ru
     return [answers[index] for index in range(len(rows))]
 
 
-def _numbered(rows: Sequence[Row], answers: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    return ({"row": row.number, **answer} for row, answer in zip(rows, answers, strict=True))
+def _numbered(given: Sequence[Row], read: Sequence[Row], answers: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Each answer with its row's number; and with the context that its `start` counts in, where cleaning changed it."""
+    for row, cleaner, answer in zip(given, read, answers, strict=True):
+        context = cleaner.values.get(CONTEXT)
+        yield {"row": row.number, **answer, **({} if context == row.values.get(CONTEXT) else {CONTEXT: context})}
 
 
 def _write(answers: Iterable[dict[str, Any]], output: Path | None) -> None:

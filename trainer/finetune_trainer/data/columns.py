@@ -203,8 +203,16 @@ def _json_of(cell: Any, kind: Any) -> Any | None:
     return cell if isinstance(cell, kind) else None
 
 
+class EmptyCell(DataError):
+    """A cell has no value; cleaning may drop the row for it."""
+
+    def __init__(self, where: Where) -> None:
+        super().__init__("EmptyValue", f"{where} is empty", FILL)
+        self.role = where.role
+
+
 def _empty(where: Where) -> DataError:
-    return DataError("EmptyValue", f"{where} is empty", FILL)
+    return EmptyCell(where)
 
 
 def _shown(cell: Any) -> str:

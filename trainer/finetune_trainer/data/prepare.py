@@ -14,6 +14,8 @@ import numpy
 from finetune_api.dataset import HeldOut, Source
 from finetune_api.evaluation import EvaluationStrategy
 from finetune_api.run import RunConfig
+from finetune_trainer.data.balance import Balance, balance
+from finetune_trainer.data.clean import cleaner_of
 from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import MemoryTable, PlaceArray, Row, Rows, RowTable
 from finetune_trainer.data.sources import Reading
@@ -46,6 +48,7 @@ class Data:
     labels: list[str]
     sources: list[SourceFacts]
     reports: Mapping[str, Any] = field(default_factory=dict)
+    balance: Balance = field(default_factory=Balance)
 
     @cached_property
     def digest(self) -> str:
@@ -61,7 +64,8 @@ class Data:
         """What run.json says of the data."""
         counts = {side.value: len(rows) for side, rows in self.sides.items()}
         sources = [asdict(source) for source in self.sources]
-        return {"sha256": self.digest, "rows": counts, "labels": self.labels, "sources": sources, **self.reports}
+        reports = {**self.reports, **({"balance": self.balance.report} if self.balance.report else {})}
+        return {"sha256": self.digest, "rows": counts, "labels": self.labels, "sources": sources, **reports}
 
 
 def places_of(config: RunConfig) -> Places:
@@ -84,7 +88,8 @@ def load_data(config: RunConfig) -> Data:
             sides[side] = reading.read(wanted.sources, f"{FIELD}.{side}.sources")
     _check_sides(sides, held_out, len(training), config)
     rows = {side: Rows(reading.table, places) for side, places in sides.items()}
-    return Data(rows, task.check(rows, config), reading.sources)
+    labels, reports = task.check(rows, config), {"cleaning": reading.cleaner.record()}
+    return Data(rows, labels, reading.sources, reports, balance(task, rows[Side.TRAIN], labels, config))
 
 
 def _held_out(config: RunConfig) -> dict[Side, HeldOut]:
@@ -104,6 +109,7 @@ class _Reading:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.cleaner = cleaner_of(config)
         self.rows: list[Row] = []
         self.sources: list[SourceFacts] = []
 
@@ -120,7 +126,7 @@ class _Reading:
 
     def _add(self, source: Source, field_path: str) -> None:
         task, names = TASKS[self.config.task], self.config.dataset.columns
-        reading = Reading(source, task.roles, names, places_of(self.config), field_path)
+        reading = Reading(source, task.roles, names, places_of(self.config), field_path, cleaner=self.cleaner)
         self.rows.extend(reading.rows())
         self.sources.append(SourceFacts(source.uri, reading.count, reading.digest, reading.revision))
 

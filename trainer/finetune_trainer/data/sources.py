@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune_api.dataset import DataFormat, Source
 from finetune_trainer.data import folders, formats, hub
+from finetune_trainer.data.clean import Cleaner
 from finetune_trainer.data.columns import Roles, Where
 from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Record, Row, Table
@@ -49,8 +51,8 @@ def load_source(
 class Reading:
     """One source as it is read; `names` is the manifest's choice of columns by role.
 
-    With `predicting` targets may be missing. The cells of the columns in `keep` become a row's `extra`. What it is
-    read from is known after the last row.
+    With `predicting` targets may be missing. The cells of the columns in `keep` become a row's `extra`. Rows that
+    `cleaner` drops are not given. What it is read from is known after the last row.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Reading:
     field_path: str
     predicting: bool = False
     keep: Sequence[str] = ()
+    cleaner: Cleaner = field(default_factory=Cleaner)
     count: int = 0
     digest: str = ""
     revision: str | None = None
@@ -81,7 +84,9 @@ class Reading:
             self.count += 1
             if columns is None:
                 columns = self._columns(table.columns or list(record))
-            row = self._row(record, columns, table.folder)
+            row = self.cleaner.read(partial(self._row, record, columns, table.folder))
+            if row is None:
+                continue
             if table.digest is None:
                 digest.update(json.dumps(plain(row.values), sort_keys=True).encode())
             yield row

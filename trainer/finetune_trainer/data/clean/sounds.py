@@ -1,0 +1,104 @@
+"""Cleaning of clips: silence at the ends, lengths, and sound that was too loud for what recorded it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.clean import CleanAudio
+from finetune_trainer.data.clean.step import Step
+from finetune_trainer.data.media import Media, read_samples
+from finetune_trainer.data.rows import Row
+from finetune_trainer.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy
+
+ROLE = "audio"
+MOMENT = 0.02
+"""Seconds over which loudness is measured."""
+FULL_SCALE = 0.999
+"""From this amplitude on a sample counts as clipped."""
+
+
+def sound_steps(clean: CleanAudio, drop_corrupt: bool) -> list[Step]:
+    """The steps that are asked for, in their order."""
+    steps = []
+    if drop_corrupt:
+        steps.append(Step("dropCorrupt", lambda row: row if _is_whole(row) else None))
+    if clean.drop_clipped is not None:
+        most = clean.drop_clipped
+        steps.append(Step("dropClipped", lambda row: row if clipped(_samples(row)[0]) <= most else None))
+    steps += trimming(clean)
+    if clean.min_seconds is not None:
+        least = clean.min_seconds
+        steps.append(Step("minSeconds", lambda row: row if seconds(row.values[ROLE], row.place) >= least else None))
+    if clean.max_seconds is not None:
+        longest = clean.max_seconds
+        steps.append(Step("maxSeconds", lambda row: row if seconds(row.values[ROLE], row.place) <= longest else None))
+    return steps
+
+
+def trimming(clean: CleanAudio) -> list[Step]:
+    """The step that changes what is heard, if it is asked for."""
+    if clean.trim_silence is None:
+        return []
+    below = clean.trim_silence
+    return [Step("trimSilence", lambda row: _trimmed(row, below))]
+
+
+def _trimmed(row: Row, below: float) -> Row:
+    samples, rate = _samples(row)
+    first, end = loud_part(samples, rate, below)
+    if (first, end) == (0, len(samples)):
+        return row
+    return replace(row, values={**row.values, ROLE: replace(row.values[ROLE], part=(first, end))})
+
+
+def loud_part(samples: numpy.ndarray, rate: int, below: float) -> tuple[int, int]:
+    """The first frame, and the one after the last, of the moments less than `below` dB under the loudest one.
+
+    A clip in which nothing sounds is kept whole: silence may be what its label says.
+    """
+    import numpy
+
+    step = max(round(rate * MOMENT), 1)
+    padded = numpy.pad(samples, (0, -len(samples) % step)).reshape(-1, step)
+    power = numpy.square(padded, dtype=numpy.float64).mean(axis=1)
+    loud = numpy.flatnonzero(power > power.max() * 10 ** (-below / 10))
+    if not len(loud):
+        return 0, len(samples)
+    return int(loud[0]) * step, min((int(loud[-1]) + 1) * step, len(samples))
+
+
+def clipped(samples: numpy.ndarray) -> float:
+    """The share of samples at full scale."""
+    import numpy
+
+    return float((numpy.abs(samples) >= FULL_SCALE).mean())
+
+
+def seconds(media: Media, place: str) -> float:
+    """How long a clip is heard."""
+    import soundfile  # type: ignore[import-untyped]
+
+    try:
+        about: Any = soundfile.info(io.BytesIO(media.read()))
+    except (OSError, soundfile.SoundFileError):
+        samples, rate = read_samples(media, place)
+        return len(samples) / rate
+    first, end = media.part or (0, about.frames)
+    return float((end - first) / about.samplerate)
+
+
+def _samples(row: Row) -> tuple[numpy.ndarray, int]:
+    return read_samples(row.values[ROLE], row.place)
+
+
+def _is_whole(row: Row) -> bool:
+    try:
+        _samples(row)
+    except DataError:
+        return False
+    return True
