@@ -107,13 +107,16 @@ def test_the_evaluation_adds_up(small_run: ARun, undisturbed: Callable[[ARun], A
     """Confusion matrix, table by class, wrong rows and accuracy tell the same story about every test row."""
     run = undisturbed(small_run)
     evaluation, errors, record = run.read("evaluation.json"), run.lines("errors.jsonl"), run.read("run.json")
-    confusion, labels = evaluation["confusion"], evaluation["labels"]
+    analysis, labels = evaluation["analysis"], evaluation["labels"]
+    confusion, classes = analysis["confusion"]["counts"], {line["label"]: line for line in analysis["perClass"]}
     tested = record["data"]["rows"]["test"]
     right = sum(confusion[number][number] for number in range(len(labels)))
     assert labels == record["data"]["labels"] == ["delivery", "invoice", "praise"]
     assert sum(map(sum, confusion)) == tested == right + len(errors)
     assert evaluation["metrics"]["test_accuracy"] == pytest.approx(right / tested)
-    assert [evaluation["perClass"][label]["rows"] for label in labels] == [sum(row) for row in confusion]
+    assert [classes[label]["support"] for label in labels] == [sum(row) for row in confusion]
+    assert analysis["calibration"]["ece"] >= 0
+    assert {line["by"] for line in analysis["slices"]} == {"length", "label"}
     assert all(error["label"] != error["prediction"] for error in errors)
 
 

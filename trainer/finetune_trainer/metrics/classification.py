@@ -12,45 +12,42 @@ TOP = 5
 """An answer among this many best scores counts as found, where there are more classes than that."""
 
 
-def single_label(
-    truth: numpy.ndarray, scores: numpy.ndarray, labels: Sequence[str]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Values and details of one label a row.
+def single_label(truth: numpy.ndarray, scores: numpy.ndarray) -> dict[str, float]:
+    """Values of one label a row.
 
-    `truth` holds class numbers, shape (rows,); `scores` probabilities that sum to one, shape (rows, classes); `labels`
-    the classes' names. Precision, recall and F1 are means over classes (0 for a class without rows or guesses).
+    `truth` holds class numbers, shape (rows,); `scores` probabilities that sum to one, shape (rows, classes).
+    Precision, recall and F1 are means over classes (0 for a class without rows or guesses).
     """
     from sklearn import metrics  # type: ignore[import-untyped]
 
     guess = scores.argmax(-1)
-    numbers = list(range(len(labels)))
-    table = metrics.precision_recall_fscore_support(truth, guess, labels=numbers, zero_division=0.0)
+    table = by_class(truth, guess, scores.shape[1])
     values = {"accuracy": float(metrics.accuracy_score(truth, guess))}
-    values |= _means(table[:3], "macro") | _top(truth, scores) | _area(truth, scores)
-    details = {
-        "labels": list(labels),
-        "perClass": _per_class(table, labels),
-        "confusion": metrics.confusion_matrix(truth, guess, labels=numbers).tolist(),
-    }
-    return values, details
+    return values | _means(table[:3], "macro") | _top(truth, scores) | _area(truth, scores)
 
 
-def multi_label(
-    truth: numpy.ndarray, scores: numpy.ndarray, labels: Sequence[str], threshold: float = 0.5
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Values and details of any number of labels a row.
+def multi_label(truth: numpy.ndarray, scores: numpy.ndarray, threshold: float = 0.5) -> dict[str, float]:
+    """Values of any number of labels a row.
 
     `truth` is boolean and `scores` are independent probabilities, both of shape (rows, classes); a label is predicted
     from `threshold` on. `accuracy` is the share of rows whose set of labels is exactly right.
     """
+    guess, classes = scores >= threshold, scores.shape[1]
+    per_class, micro = by_class(truth, guess, classes), by_class(truth, guess, classes, average="micro")
+    values = {"accuracy": float((guess == truth).all(-1).mean())}
+    return values | _means(per_class[:3], "macro") | _means(micro[:3], "micro") | _area_over_classes(truth, scores)
+
+
+def by_class(truth: numpy.ndarray, guess: numpy.ndarray, classes: int, average: str | None = None) -> Any:
+    """Precision, recall, F1 and rows of each class, or their `average`; 0 for a class without rows or guesses.
+
+    Both are class numbers of shape (rows,), or for any number of labels a row booleans of shape (rows, classes).
+    """
     from sklearn import metrics
 
-    guess = scores >= threshold
-    per_class = metrics.precision_recall_fscore_support(truth, guess, average=None, zero_division=0.0)
-    micro = metrics.precision_recall_fscore_support(truth, guess, average="micro", zero_division=0.0)
-    values = {"accuracy": float((guess == truth).all(-1).mean())}
-    values |= _means(per_class[:3], "macro") | _means(micro[:3], "micro") | _area_over_classes(truth, scores)
-    return values, {"labels": list(labels), "perClass": _per_class(per_class, labels), "threshold": threshold}
+    # scikit-learn takes a single column of booleans for the two classes False and True.
+    numbers = [1] if truth.ndim > 1 and classes == 1 else list(range(classes))
+    return metrics.precision_recall_fscore_support(truth, guess, labels=numbers, average=average, zero_division=0.0)
 
 
 def _means(table: Sequence[Any], kind: str) -> dict[str, float]:
@@ -58,18 +55,6 @@ def _means(table: Sequence[Any], kind: str) -> dict[str, float]:
 
     names = ("precision", "recall", "f1")
     return {f"{name}_{kind}": float(numpy.mean(column)) for name, column in zip(names, table, strict=True)}
-
-
-def _per_class(table: Sequence[numpy.ndarray], labels: Sequence[str]) -> dict[str, dict[str, float | int]]:
-    return {
-        label: {
-            "precision": round(float(precision), 4),
-            "recall": round(float(recall), 4),
-            "f1": round(float(f1), 4),
-            "rows": int(rows),
-        }
-        for label, precision, recall, f1, rows in zip(labels, *table, strict=True)
-    }
 
 
 def _top(truth: numpy.ndarray, scores: numpy.ndarray) -> dict[str, float]:

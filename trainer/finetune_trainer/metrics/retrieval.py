@@ -23,7 +23,7 @@ def retrieval(images: numpy.ndarray, texts: numpy.ndarray, same: Sequence[Hashab
     """
     import numpy
 
-    groups = _numbered(range(len(images)) if same is None else same)
+    groups = numbered(range(len(images)) if same is None else same)
     values: dict[str, float] = {}
     for name, queries, candidates in (("image_to_text", images, texts), ("text_to_image", texts, images)):
         if not len(queries):
@@ -34,20 +34,27 @@ def retrieval(images: numpy.ndarray, texts: numpy.ndarray, same: Sequence[Hashab
     return values
 
 
-def ranks(queries: numpy.ndarray, candidates: numpy.ndarray, groups: numpy.ndarray) -> numpy.ndarray:
-    """The place, from 1, of each query's best right candidate: one of the query's own group."""
+def ranks(
+    queries: numpy.ndarray, candidates: numpy.ndarray, groups: numpy.ndarray, own: numpy.ndarray | None = None
+) -> numpy.ndarray:
+    """The place, from 1, of each query's best right candidate: one of the query's own group.
+
+    `groups` has the candidates' groups, `own` those of the queries where they are not the same rows.
+    """
     import numpy
 
+    own = groups if own is None else own
     parts = []
     for start in range(0, len(queries), CHUNK):
         similar = queries[start : start + CHUNK] @ candidates.T
-        right = groups[start : start + CHUNK, None] == groups[None]
+        right = own[start : start + CHUNK, None] == groups[None]
         best = numpy.where(right, similar, -numpy.inf).max(-1, keepdims=True)
         parts.append(1 + (~right & ~(similar < best)).sum(-1))
     return numpy.concatenate(parts)
 
 
-def _numbered(values: Sequence[Hashable]) -> numpy.ndarray:
+def numbered(values: Sequence[Hashable]) -> numpy.ndarray:
+    """A number for each value, the same for equal ones."""
     import numpy
 
     numbers: dict[Hashable, int] = {}

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.run import RunConfig
+from finetune_trainer.analysis.substitutions import edits, substitutions
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.metrics.speech import transcripts
 from finetune_trainer.model_folder import ModelFolder, Part, architectures
+from finetune_trainer.tasks.augments import CLIPS
 from finetune_trainer.tasks.base import MOST_ERRORS, Better, Goal, Report, Rows, TaskKind, wrong_row
 
 BY_MOMENTS = "AutoModelForCTC"
@@ -28,6 +30,7 @@ class AutomaticSpeechRecognition(TaskKind):
     inputs = ("audio",)
     auto_classes = (BY_MOMENTS, "AutoModelForSpeechSeq2Seq")
     parts = (Part.FEATURE_EXTRACTOR,)
+    augments = {"audio": CLIPS}
     goal = Goal("wer", Better.LOWER)
     evaluation_rows = 16
     usage = """\
@@ -56,6 +59,10 @@ recognize({"raw": samples, "sampling_rate": rate})"""
 
     def judge(self, rows: Sequence[Row], predictions: Sequence[str], baseline: Sequence[Row] | None) -> Report:  # noqa: ARG002
         return Report(transcripts(predictions, [row.values["text"] for row in rows]), errors=_errors(rows, predictions))
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[str]) -> dict[str, Any]:
+        """The words that are most often heard wrongly."""
+        return substitutions(edits(predictions, [row.values["text"] for row in rows]))
 
 
 def _errors(rows: Sequence[Row], predictions: Sequence[str]) -> list[dict[str, Any]]:

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from finetune_api.run import RunConfig
+from finetune_trainer.data.augment.words import Rewording
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
+from finetune_trainer.errors import DataError
 from finetune_trainer.model_folder import ModelFolder, Needs, Part, read_folder
 
 if TYPE_CHECKING:
+    import numpy
     import torch
     from torch import nn
     from transformers import PreTrainedModel
@@ -31,6 +34,10 @@ Rows = Mapping[Side, Sequence[Row]]
 Example = Mapping[str, Any]
 """One encoded row, as plain values. In training and evaluation it also has `draw`, the seed of its random numbers."""
 Examples = Mapping[Side, Sequence[Example]]
+TRAINING = "training"
+"""Key of an example that is learned from: only such a one is changed by augmentation, and weighed by its class."""
+CHANGED = "augment"
+"""Key of the seed that its images and clips are to be changed by."""
 MOST_ERRORS = 300
 """Rows that a report shows where nearly every row is wrong by something."""
 
@@ -102,6 +109,12 @@ class TaskKind(ABC):
     """What must lie beside the weights."""
     encoders: ClassVar[Mapping[str, Part]] = {}
     """Where several encoders are joined: the modalities, and what must lie beside each encoder's weights."""
+    class_name: ClassVar[str | None] = None
+    """What people call the classes that can be weighed: label or tag; None where there are none."""
+    augments: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The changes of training rows that make sense, by modality: fields of spec.dataset.augment."""
+    reworded_roles: ClassVar[tuple[str, ...]] = ()
+    """Roles whose words may be changed."""
     goal: Goal
     usage: ClassVar[str]
     """Python lines that load and use the saved model in the folder `model`."""
@@ -116,6 +129,10 @@ class TaskKind(ABC):
         self.numbers = {label: number for number, label in enumerate(labels)}
         self.config = config
         self.training = config.training
+        self.augment = config.dataset.augment
+        self.rewording = Rewording(self.augment.text) if self.augment and self.augment.text else None
+        self.class_weights: Mapping[str, float] = {}
+        """How much each class counts in the loss of training; empty where all count alike."""
 
     @property
     def pads(self) -> bool:
@@ -126,6 +143,11 @@ class TaskKind(ABC):
     def check(cls, rows: Rows, config: RunConfig) -> list[str]:  # noqa: ARG003
         """The labels in their order, none for most tasks. Raises DataError if the rows cannot be learned from."""
         return []
+
+    @classmethod
+    def classes(cls, row: Row) -> Sequence[str]:  # noqa: ARG003
+        """The classes that a row is an example of, as often as it is one."""
+        return ()
 
     @classmethod
     def load(cls, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> TaskKind:
@@ -153,6 +175,24 @@ class TaskKind(ABC):
         """A last look at the model before training begins; returns the examples to train and evaluate on."""
         return examples
 
+    def reworded(self, row: Row, example: Example, seed: int) -> Example:
+        """The example of a row with other words; of one that cannot be learned from like this, the example as it is."""
+        if self.rewording is None:
+            return example
+        try:
+            return {**example, **self.encode_words(self.rewording.row(row, self.reworded_roles, seed))}
+        except DataError:
+            return example
+
+    def encode_words(self, row: Row) -> Example:
+        """What of a row's example follows from its words."""
+        (example,), _ = self.encode([row])
+        return example
+
+    def augmented(self, example: Example, seed: int) -> Example:
+        """The example with the seed that its images and clips are changed by when they are put together."""
+        return {**example, CHANGED: seed}
+
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Examples as one batch, padded to the longest of them."""
@@ -177,9 +217,33 @@ class TaskKind(ABC):
     def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[Any]:
         """What the metrics need of each row, on the host."""
 
+    def scores(self, rows: Sequence[Row], predictions: Sequence[Any]) -> tuple[numpy.ndarray, numpy.ndarray] | None:  # noqa: ARG002
+        """Of a task with one label a row: the number of each row's, and what each label gets, (rows, labels)."""
+        return None
+
     @abstractmethod
     def judge(self, rows: Sequence[Row], predictions: Sequence[Any], baseline: Sequence[Row] | None) -> Report:
         """Metrics of `predictions` over `rows`; beside them those of a guess from `baseline`, the training rows."""
+
+    def measure_part(
+        self, rows: Sequence[Row], predictions: Sequence[Any], places: Sequence[int]
+    ) -> Mapping[str, float]:
+        """Metrics of the rows at `places` alone, which are compared with those at others."""
+        own = [rows[place] for place in places]
+        return self.judge(own, [predictions[place] for place in places], None).metrics
+
+    @property
+    def compared(self) -> str:
+        """The metric of `measure_part` that parts of the rows are compared by."""
+        return self.goal.metric
+
+    def group(self, row: Row) -> Any:  # noqa: ARG002
+        """What its answer makes a row alike to: its label, or labels as a tuple, or a number; None for most tasks."""
+        return None
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What went wrong in the test rows, by the names that docs/evaluation.md has for it."""
+        return {}
 
     @abstractmethod
     def present(self, prediction: Any) -> dict[str, Any]:

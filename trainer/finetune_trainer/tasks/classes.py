@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.dataset import ProblemType
 from finetune_api.run import RunConfig
+from finetune_trainer.analysis import calibration, short
+from finetune_trainer.analysis.confusion import MOST_CLASSES, confusion, per_class
+from finetune_trainer.analysis.thresholds import thresholds
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError, nearest
 from finetune_trainer.metrics import classification
-from finetune_trainer.tasks.base import Batch, Example, Goal, Report, Rows, TaskKind, wrong_row
+from finetune_trainer.tasks.base import TRAINING, Batch, Example, Goal, Report, Rows, TaskKind, wrong_row
 
 if TYPE_CHECKING:
     import numpy
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 COLUMN = "spec.dataset.columns.label"
+BINARY = 2
+"""Labels of which the second is the one that is looked for."""
 THRESHOLD = 0.5
 """A label of several is given to a row from this probability on."""
 
@@ -31,7 +36,7 @@ THRESHOLD = 0.5
 class Classification(TaskKind):
     """The loss is cross-entropy counted in rows, or for several labels binary cross-entropy counted in values."""
 
-    target = "label"
+    target = class_name = "label"
     goal = Goal("accuracy")
 
     @property
@@ -49,6 +54,10 @@ class Classification(TaskKind):
             raise DataError("OneLabel", message, f"give rows of at least two labels; see {COLUMN}")
         check_known(rows, labels, labels_of, "label")
         return _sorted(labels)
+
+    @classmethod
+    def classes(cls, row: Row) -> Sequence[str]:
+        return labels_of(row)
 
     def head(self) -> dict[str, Any]:
         """What the model's configuration says of its labels, so that whoever loads it knows their names."""
@@ -71,9 +80,13 @@ class Classification(TaskKind):
         """What the model reads of each row, and how many rows were cut."""
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        targets = {"labels": self._targets(examples)} if "label" in examples[0] else {}
-        count = len(examples) * (len(self.labels) if self.multi_label else 1)
-        return Batch(self.collate_inputs(examples), targets, count, sum(self.size(example) for example in examples))
+        inputs, tokens = self.collate_inputs(examples), sum(self.size(example) for example in examples)
+        if "label" not in examples[0]:
+            return Batch(inputs, {}, len(examples), tokens)
+        targets = self._targets(examples, inputs)
+        if weights := class_weights(self, examples):
+            return Batch(inputs, targets | weights, self._weight(targets["labels"], weights["weights"]), tokens)
+        return Batch(inputs, targets, len(examples) * (len(self.labels) if self.multi_label else 1), tokens)
 
     @abstractmethod
     def collate_inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -82,23 +95,45 @@ class Classification(TaskKind):
     def _numbers(self, row: Row) -> tuple[int, ...]:
         return tuple(self.numbers[label] for label in labels_of(row))
 
-    def _targets(self, examples: Sequence[Example]) -> torch.Tensor:
+    def own_shares(self, examples: Sequence[Example], inputs: Mapping[str, torch.Tensor]) -> Sequence[float] | None:  # noqa: ARG002
+        """How much of each example is its own, where others are mixed into them."""
+        return None
+
+    def _targets(self, examples: Sequence[Example], inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The number of each row's label; for several labels, or for mixed rows, how much each row has of each."""
         import torch
 
-        if not self.multi_label:
-            return torch.tensor([example["label"][0] for example in examples])
+        shares = self.own_shares(examples, inputs)
+        if shares is not None:
+            own, others = self._hot(examples), self._hot([example["partner"] for example in examples])
+            return {"labels": others.lerp(own, torch.tensor(shares)[:, None])}
+        if self.multi_label:
+            return {"labels": self._hot(examples)}
+        return {"labels": torch.tensor([example["label"][0] for example in examples])}
+
+    def _hot(self, examples: Sequence[Example]) -> torch.Tensor:
+        """1 where a row has a label, (rows, labels)."""
+        import torch
+
         targets = torch.zeros(len(examples), len(self.labels))
         for place, example in enumerate(examples):
             targets[place, list(example["label"])] = 1.0
         return targets
 
+    def _weight(self, labels: torch.Tensor, weights: torch.Tensor) -> float:
+        """What the loss is divided by: the sum of the weights. Of several labels an absent one counts 1."""
+        if self.multi_label:
+            return float((1.0 + labels.double() * (weights - 1.0)).sum())
+        return float((labels.double() @ weights.double() if labels.is_floating_point() else weights[labels]).sum())
+
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         from torch.nn import functional
 
-        logits, labels = outputs.logits.float(), batch.targets["labels"]
+        logits, labels, weights = outputs.logits.float(), batch.targets["labels"], batch.targets.get("weights")
         if self.multi_label:
-            return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-        return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.training.label_smoothing)
+            return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
+        smoothing = self.training.label_smoothing
+        return functional.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
 
     def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[Any]:  # noqa: ARG002
         """A probability for each label."""
@@ -111,25 +146,57 @@ class Classification(TaskKind):
     def judge(self, rows: Sequence[Row], predictions: Sequence[Any], baseline: Sequence[Row] | None) -> Report:
         import numpy
 
-        scores = numpy.stack(predictions)
-        truth = [self._numbers(row) for row in rows]
+        scores, truth = numpy.stack(predictions), self._truth(rows)
         if self.multi_label:
-            values, details = classification.multi_label(self._indicators(truth), scores, self.labels, THRESHOLD)
+            values = classification.multi_label(truth, scores, THRESHOLD)
         else:
-            first = numpy.array([numbers[0] for numbers in truth])
-            values, details = classification.single_label(first, scores, self.labels)
+            values = classification.single_label(truth, scores)
         if baseline is not None:
             values["baseline_accuracy"] = self._baseline(rows, baseline)
+        details: dict[str, Any] = {"labels": [short(label) for label in self.labels[:MOST_CLASSES]]}
+        if self.multi_label:
+            details["threshold"] = THRESHOLD
         return Report(values, details, self._errors(rows, scores))
 
-    def _indicators(self, truth: Sequence[tuple[int, ...]]) -> numpy.ndarray:
-        """Whether each row has each label, (rows, labels)."""
+    def _truth(self, rows: Sequence[Row]) -> numpy.ndarray:
+        """The number of each row's label, (rows,); of several labels whether it has each, (rows, labels)."""
         import numpy
 
-        indicators = numpy.zeros((len(truth), len(self.labels)), dtype=bool)
-        for place, numbers in enumerate(truth):
-            indicators[place, list(numbers)] = True
+        if not self.multi_label:
+            return numpy.array([self._numbers(row)[0] for row in rows])
+        indicators = numpy.zeros((len(rows), len(self.labels)), dtype=bool)
+        for place, row in enumerate(rows):
+            indicators[place, list(self._numbers(row))] = True
         return indicators
+
+    def scores(self, rows: Sequence[Row], predictions: Sequence[Any]) -> tuple[numpy.ndarray, numpy.ndarray] | None:
+        import numpy
+
+        return None if self.multi_label else (self._truth(rows), numpy.stack(predictions))
+
+    def group(self, row: Row) -> Any:
+        return labels_of(row)
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, Any]:
+        """Which classes are mixed up, how sure the model is of it, and for two classes other thresholds."""
+        import numpy
+
+        scores, truth = numpy.stack(predictions), self._truth(rows)
+        if self.multi_label:
+            found = {
+                "perClass": per_class(truth, scores >= THRESHOLD, self.labels),
+                "calibration": calibration.of_indicators(truth, scores),
+                "thresholds": thresholds(truth.ravel(), scores.ravel()),
+            }
+        else:
+            guess = scores.argmax(-1)
+            found = {
+                "confusion": confusion(truth, guess, self.labels),
+                "perClass": per_class(truth, guess, self.labels),
+                "calibration": calibration.of_labels(truth, scores),
+                "thresholds": thresholds(truth == 1, scores[:, 1]) if len(self.labels) == BINARY else [],
+            }
+        return {name: part for name, part in found.items() if part}
 
     def _baseline(self, rows: Sequence[Row], training: Sequence[Row]) -> float:
         """Accuracy of always saying what most of the training rows have."""
@@ -166,6 +233,15 @@ def described(scores: numpy.ndarray, labels: Sequence[str], multi_label: bool) -
 
 def _is_multi_label(config: RunConfig) -> bool:
     return config.dataset.problem_type is ProblemType.MULTI_LABEL
+
+
+def class_weights(task: TaskKind, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """For the loss of examples that are learned from, `weights` of the classes by their numbers, if they differ."""
+    import torch
+
+    if not task.class_weights or TRAINING not in examples[0]:
+        return {}
+    return {"weights": torch.tensor([task.class_weights[label] for label in task.labels])}
 
 
 def labels_of(row: Row) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
+from finetune_trainer.analysis.substitutions import substitutions
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import ConfigError, DataError
 from finetune_trainer.metrics import generation
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts, writing
+from finetune_trainer.tasks import augments, pretrained, texts, writing
 from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Better, Example, Examples, Goal, Report, TaskKind, wrong_row
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class FillMask(TaskKind):
     inputs = ("text",)
     auto_classes = ("AutoModelForMaskedLM",)
     parts = (Part.TOKENIZER,)
+    augments = {"text": augments.WORDS}
+    reworded_roles = ("text",)
     goal = Goal("loss", Better.LOWER)
     usage = """\
 from transformers import pipeline
@@ -169,7 +172,27 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         """Rows with a wrong guess, those with the greatest surprise first."""
         wrong = [place for place, guesses in enumerate(predictions) if not all(guess.right for guess in guesses)]
         wrong.sort(key=lambda place: -max(guess.surprise for guess in predictions[place]))
-        return [wrong_row(rows[place], **self.present(predictions[place])) for place in wrong[:MOST_ERRORS]]
+        return [self._error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]]
+
+    def _error(self, row: Row, guesses: list[Guess]) -> dict[str, Any]:
+        """The prediction is what was guessed for each hidden token, in the order of `hidden`."""
+        shown, worst = self.present(guesses), max(guess.surprise for guess in guesses)
+        said = [guess["guess"] for guess in shown["hidden"]]
+        return wrong_row(row, prediction=said, surprise=round(worst, 4), **shown)
+
+    @property
+    def compared(self) -> str:
+        return "perplexity"
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[list[Guess]]) -> dict[str, Any]:  # noqa: ARG002
+        """Which tokens are most often guessed for others."""
+        guesses = chain.from_iterable(predictions)
+        wrong = Counter((guess.hidden.token, guess.token) for guess in guesses if not guess.right)
+        return substitutions({(self._name(known), self._name(said)): count for (known, said), count in wrong.items()})
+
+    def _name(self, token: int) -> str:
+        name: str = self.tokenizer.convert_ids_to_tokens([token])[0]
+        return name
 
     def present(self, prediction: list[Guess]) -> dict[str, Any]:
         return {"hidden": [self._presented(guess) for guess in prediction]}

@@ -15,7 +15,7 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.metrics import retrieval
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts
+from finetune_trainer.tasks import augments, pretrained, texts
 from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, TaskKind, wrong_row
 from finetune_trainer.tasks.images import Images
 
@@ -45,6 +45,8 @@ class ImageTextContrastive(TaskKind):
     inputs = ("image", "text")
     auto_classes = ("AutoModelForZeroShotImageClassification",)
     parts = (Part.TOKENIZER, Part.IMAGE_PROCESSOR)
+    augments = {"image": augments.PICTURES, "text": augments.WORDS}
+    reworded_roles = ("text",)
     goal = Goal("recall@1")
     whole_batch = True
     usage = """\
@@ -59,7 +61,7 @@ model(**inputs).logits_per_image.softmax(-1)"""
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
         self.tokenizer = pretrained.load_tokenizer(source)
-        self.images = Images(source)
+        self.images = Images(source, self.augment.image if self.augment else None)
 
     def load_model(self) -> tuple[PreTrainedModel, list[str]]:
         from transformers import AutoModelForZeroShotImageClassification
@@ -72,10 +74,17 @@ model(**inputs).logits_per_image.softmax(-1)"""
         return model, new
 
     def encode(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
-        limit = texts.longest(self.source, self.tokenizer, self.config)
-        encoded, cut = texts.encode(self.tokenizer, rows, limit, self.training.truncation)
+        encoded, cut = self._encode_texts(rows)
         opened, _ = self.images.encode(rows)
         return [{**text, **image} for text, image in zip(encoded, opened, strict=True)], cut
+
+    def _encode_texts(self, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], int]:
+        limit = texts.longest(self.source, self.tokenizer, self.config)
+        return texts.encode(self.tokenizer, rows, limit, self.training.truncation)
+
+    def encode_words(self, row: Row) -> Example:
+        """The image is not opened for it."""
+        return self._encode_texts([row])[0][0]
 
     def size(self, example: Example) -> int:
         return len(example["input_ids"])
@@ -116,6 +125,20 @@ model(**inputs).logits_per_image.softmax(-1)"""
             values["baseline_recall@1"] = sum(said.count(text) for text in said) / len(said) ** 2
         values["loss"] = self._loss(images, captions, predictions[0].scale)
         return Report(values, errors=_errors(rows, images, captions, said))
+
+    def measure_part(self, rows: Sequence[Row], predictions: Sequence[Pair], places: Sequence[int]) -> dict[str, float]:
+        """Each of the rows is still looked for among all."""
+        import numpy
+
+        images = numpy.stack([pair.image for pair in predictions])
+        captions = numpy.stack([pair.text for pair in predictions])
+        groups = retrieval.numbered([str(row.values["text"]) for row in rows])
+        own = groups[list(places)]
+        ranks = [
+            retrieval.ranks(queries[list(places)], candidates, groups, own)
+            for queries, candidates in ((images, captions), (captions, images))
+        ]
+        return {self.goal.metric: float((numpy.concatenate(ranks) <= 1).mean())}
 
     def _loss(self, images: numpy.ndarray, captions: numpy.ndarray, scale: float) -> float:
         """The mean over groups as large as an optimizer step, so that it compares with the training loss."""

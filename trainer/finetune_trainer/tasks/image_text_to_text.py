@@ -10,15 +10,16 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
+from finetune_trainer.analysis.substitutions import substitutions
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.media import open_image
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts, writing
+from finetune_trainer.tasks import augments, pretrained, texts, writing
 from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Goal, Report, TaskKind, wrong_row
+from finetune_trainer.tasks.images import opened_image
 from finetune_trainer.tasks.writing import Score
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ImageTextToText(TaskKind):
     inputs = ("image", "prompt")
     auto_classes = ("AutoModelForImageTextToText",)
     parts = (Part.TOKENIZER, Part.IMAGE_PROCESSOR)
+    augments = {"image": augments.PICTURES}
     evaluation_rows = 8
     goal = Goal("exact_match")
     usage = """\
@@ -117,7 +119,7 @@ processor.decode(tokens, skip_special_tokens=True)"""
 
     def _inputs(self, examples: Sequence[Example], side: str) -> dict[str, torch.Tensor]:
         """Images and prompts as the processor prepares them, padded on a side."""
-        images = [open_image(example["image"], example["place"]) for example in examples]
+        images = [opened_image(example, self.augment.image if self.augment else None) for example in examples]
         prompts = [example["prompt"] for example in examples]
         # A template may say the beginning of the text itself.
         bare = self.tokenizer.bos_token is not None and prompts[0].startswith(self.tokenizer.bos_token)
@@ -189,7 +191,7 @@ processor.decode(tokens, skip_special_tokens=True)"""
         return [{"generated_text": text} for text in self._write(model, examples)]
 
     def judge(self, rows: Sequence[Row], predictions: Sequence[Any], baseline: Sequence[Row] | None) -> Report:
-        report = writing.report(rows, [told.score for told in predictions])
+        report = writing.report(rows, [told.score for told in predictions], self.tokenizer)
         right = [_same(told.text, row.values["completion"]) for told, row in zip(predictions, rows, strict=True)]
         values = {**report.metrics, "exact_match": fmean(right)}
         if baseline is not None:
@@ -197,11 +199,20 @@ processor.decode(tokens, skip_special_tokens=True)"""
             values["baseline_exact_match"] = fmean(_same(usual, row.values["completion"]) for row in rows)
         wrong = [place for place in range(len(rows)) if not right[place]]
         wrong.sort(key=lambda place: -float(predictions[place].score.nll))
-        errors = [wrong_row(rows[place], **predictions[place].plain()) for place in wrong[:MOST_ERRORS]]
-        return Report(values, {}, errors)
+        return Report(values, {}, [_error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]])
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[Any]) -> dict[str, Any]:
+        """Which whole answers are most often given for others."""
+        both = zip(rows, predictions, strict=True)
+        pairs = Counter((row.values["completion"].strip(), told.text.strip()) for row, told in both)
+        return substitutions({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
 
     def save(self, folder: Path) -> None:
         self.processor.save_pretrained(str(folder))
+
+
+def _error(row: Row, told: Told) -> dict[str, Any]:
+    return wrong_row(row, prediction=told.text, **told.score.plain())
 
 
 def _same(one: str, other: str) -> bool:

@@ -169,8 +169,7 @@ write("A prompt", do_sample=False)"""
             values["baseline_reward_accuracy"] = fmean(map(_longer, rows))
         wrong = [place for place, found in enumerate(predictions) if found.margin <= 0]
         wrong.sort(key=lambda place: float(predictions[place].margin))
-        errors = [wrong_row(rows[place], **predictions[place].plain()) for place in wrong[:MOST_ERRORS]]
-        return Report(values, {}, errors)
+        return Report(values, {}, [_error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]])
 
 
 def _log_likelihoods(outputs: Any, batch: Batch) -> torch.Tensor:
@@ -180,6 +179,11 @@ def _log_likelihoods(outputs: Any, batch: Batch) -> torch.Tensor:
 
     nll = functional.cross_entropy(writing.logits_of(outputs, batch), batch.targets["labels"], reduction="none")
     return -torch.stack([part.sum() for part in torch.split(nll, batch.notes)])
+
+
+def _error(row: Row, found: Rewards) -> dict[str, Any]:
+    """The prediction is the answer that the model prefers: here the one that was rejected."""
+    return wrong_row(row, prediction=row.values["rejected"], margin=round(found.margin, 4), **found.plain())
 
 
 def _longer(row: Row) -> float:

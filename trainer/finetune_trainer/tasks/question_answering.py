@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
+from finetune_trainer.analysis.spans import spans
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Answer, Roles
 from finetune_trainer.data.rows import Row
@@ -204,15 +205,24 @@ tokenizer.decode(inputs["input_ids"][0, start : end + 1])"""
             values["baseline_f1"] = reading.answers([usual] * len(rows), references)["f1"]
         return Report(values, errors=self._errors(rows, predictions))
 
+    def group(self, row: Row) -> Any:
+        """Whether it has an answer, where some have none."""
+        answerable, unanswerable = UNANSWERABLE
+        return answerable if _answers(row) else unanswerable
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[Found]) -> dict[str, Any]:
+        said = [None if found.start is None else (found.text, found.start) for found in predictions]
+        return {"spans": spans(said, [[(known.text, known.start) for known in _answers(row)] for row in rows])}
+
     def _errors(self, rows: Sequence[Row], predictions: Sequence[Found]) -> list[dict[str, Any]]:
         """Answers that are not exactly right, those with the fewest right words first, then the surest."""
         scores = [reading.answers([found.text], [_texts(row)]) for row, found in zip(rows, predictions, strict=True)]
         wrong = [place for place, score in enumerate(scores) if not score["exact_match"]]
         wrong.sort(key=lambda place: (scores[place]["f1"], -predictions[place].score))
-        return [self._error(rows[place], predictions[place]) for place in wrong[:MOST_ERRORS]]
+        return [self._error(rows[place], predictions[place], scores[place]["f1"]) for place in wrong[:MOST_ERRORS]]
 
-    def _error(self, row: Row, found: Found) -> dict[str, Any]:
-        return wrong_row(row, prediction=found.text, score=round(found.score, 4))
+    def _error(self, row: Row, found: Found, f1: float) -> dict[str, Any]:
+        return wrong_row(row, prediction=found.text, f1=round(f1, 4), score=round(found.score, 4))
 
     def present(self, prediction: Found) -> dict[str, Any]:
         return {"answer": prediction.text, "start": prediction.start, "score": round(prediction.score, 4)}

@@ -14,7 +14,7 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts, writing
+from finetune_trainer.tasks import augments, pretrained, texts, writing
 from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Examples, Report, TaskKind, wrong_row
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class SequenceToSequence(TaskKind):
     inputs = ("source",)
     auto_classes = ("AutoModelForSeq2SeqLM",)
     parts = (Part.TOKENIZER,)
+    augments = {"text": augments.WORDS}
+    reworded_roles = ("source",)
     evaluation_rows = 16
 
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
@@ -141,7 +143,7 @@ class SequenceToSequence(TaskKind):
             target = row.values["target"]
             if guess.strip() != target.strip():
                 score = round(self.measure([guess], [target])[name], 4)
-                found.append(wrong_row(row, **self.present(guess), **{name: score}))
+                found.append(wrong_row(row, prediction=guess, **{name: score}))
         return sorted(found, key=lambda error: float(error[name]))[:MOST_ERRORS]
 
     def save(self, folder: Path) -> None:

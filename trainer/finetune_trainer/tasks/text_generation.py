@@ -110,4 +110,8 @@ write("A text to go on with", do_sample=False)"""
         return [text | (score if score["tokens"] else {}) for text, score in zip(written, scores, strict=True)]
 
     def judge(self, rows: Sequence[Row], predictions: Sequence[Any], baseline: Sequence[Row] | None) -> Report:  # noqa: ARG002
-        return writing.report(rows, predictions)
+        return writing.report(rows, predictions, self.tokenizer)
+
+    @property
+    def compared(self) -> str:
+        return "perplexity"

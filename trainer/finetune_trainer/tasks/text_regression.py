@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
+from finetune_trainer.analysis.residuals import residuals
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.rows import Row
@@ -16,7 +17,7 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.metrics import regression
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts
+from finetune_trainer.tasks import augments, pretrained, texts
 from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Better, Example, Goal, Report, Rows, TaskKind, wrong_row
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class TextRegression(TaskKind):
     inputs = ("text", "textPair")
     auto_classes = ("AutoModelForSequenceClassification",)
     parts = (Part.TOKENIZER,)
+    augments = {"text": augments.WORDS}
+    reworded_roles = ("text", "textPair")
     goal = Goal("mse", Better.LOWER)
     usage = """\
 from transformers import pipeline
@@ -97,8 +100,20 @@ estimate("A text.")[0]["score"]"""
             mean = fmean(row.values["label"] for row in baseline)
             values["baseline_mse"] = float(((truth - mean) ** 2).mean())
         worst = numpy.argsort(-abs(truth - guesses), kind="stable")[:MOST_ERRORS]
-        said = {place: self.present(predictions[place])["value"] for place in worst}
-        return Report(values, errors=[wrong_row(rows[place], prediction=said[place]) for place in worst])
+        return Report(values, errors=[self._error(rows[place], predictions[place]) for place in worst])
+
+    def _error(self, row: Row, guess: float) -> dict[str, Any]:
+        off = self.present(guess - row.values["label"])["value"]
+        return wrong_row(row, prediction=self.present(guess)["value"], error=off)
+
+    def group(self, row: Row) -> Any:
+        return row.values["label"]
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[float]) -> dict[str, Any]:
+        import numpy
+
+        found = residuals(numpy.array([row.values["label"] for row in rows]), numpy.array(predictions))
+        return {"residuals": found} if found else {}
 
     def present(self, prediction: float) -> dict[str, Any]:
         return {"value": float(f"{prediction:.6g}") if isfinite(prediction) else None}

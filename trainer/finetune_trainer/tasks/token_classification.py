@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
+from finetune_trainer.analysis.confusion import confusion, per_class
+from finetune_trainer.analysis.entities import entity_errors
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.rows import Row
@@ -16,11 +18,12 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
 from finetune_trainer.metrics import entities
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts
+from finetune_trainer.tasks import augments, pretrained, texts
 from finetune_trainer.tasks.base import MOST_ERRORS, Batch, Example, Goal, Report, Rows, TaskKind, wrong_row
-from finetune_trainer.tasks.classes import check_known
+from finetune_trainer.tasks.classes import check_known, class_weights
 
 if TYPE_CHECKING:
+    import numpy
     import torch
     from torch import nn
     from transformers import PreTrainedModel
@@ -40,6 +43,9 @@ class TokenClassification(TaskKind):
     inputs = ("tokens",)
     auto_classes = ("AutoModelForTokenClassification",)
     parts = (Part.TOKENIZER,)
+    class_name = "tag"
+    augments = {"text": augments.WORDS}
+    reworded_roles = ("tokens",)
     usage = """\
 from transformers import pipeline
 
@@ -63,6 +69,10 @@ tag("Words with blanks between them .")"""
             raise DataError("OneTag", message, f"give rows with at least two tags; see {COLUMN}")
         check_known(rows, tags, _tags, "tag")
         return sorted(tags)
+
+    @classmethod
+    def classes(cls, row: Row) -> Sequence[str]:
+        return _tags(row)
 
     def load_model(self) -> tuple[PreTrainedModel, list[str]]:
         from transformers import AutoModelForTokenClassification
@@ -103,9 +113,14 @@ tag("Words with blanks between them .")"""
         width = inputs["input_ids"].shape[1]
         known = [item["targets"] + [IGNORED] * (width - self.size(item)) for item in examples if "targets" in item]
         words = [example["words"] for example in examples]
-        count = sum(place is not None for places in words for place in places)
+        count: float = sum(place is not None for places in words for place in places)
         tokens = sum(self.size(example) for example in examples)
-        return Batch(inputs, {"labels": torch.tensor(known)} if known else {}, count, tokens, words)
+        if not known:
+            return Batch(inputs, {}, count, tokens, words)
+        targets = {"labels": torch.tensor(known)}
+        if weights := class_weights(self, examples):
+            count = _weight(targets["labels"], weights["weights"])
+        return Batch(inputs, targets | weights, count, tokens, words)
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         from torch.nn import functional
@@ -113,6 +128,7 @@ tag("Words with blanks between them .")"""
         return functional.cross_entropy(
             outputs.logits.float().flatten(0, 1),
             batch.targets["labels"].flatten(),
+            weight=batch.targets.get("weights"),
             ignore_index=IGNORED,
             reduction="sum",
             label_smoothing=self.training.label_smoothing,
@@ -128,12 +144,38 @@ tag("Words with blanks between them .")"""
 
     def judge(self, rows: Sequence[Row], predictions: Sequence[list[str]], baseline: Sequence[Row] | None) -> Report:
         truth = [_tags(row) for row in rows]
-        values, details = entities.tags(truth, predictions)
+        values = entities.tags(truth, predictions)
         if baseline is not None:
             usual = Counter(chain.from_iterable(map(_tags, baseline))).most_common(1)[0][0]
             words = list(chain.from_iterable(truth))
             values["baseline_accuracy"] = words.count(usual) / len(words)
-        return Report(values, details, _errors(rows, predictions))
+        return Report(values, errors=_errors(rows, predictions))
+
+    def measure_part(
+        self, rows: Sequence[Row], predictions: Sequence[list[str]], places: Sequence[int]
+    ) -> dict[str, float]:
+        """Nothing where there are no entities, and none was found: the F1 of that is 0, and says nothing."""
+        words = chain.from_iterable((*_tags(rows[place]), *predictions[place]) for place in places)
+        return {} if set(words) == {entities.OUTSIDE} else dict(super().measure_part(rows, predictions, places))
+
+    def analyse(self, rows: Sequence[Row], predictions: Sequence[list[str]]) -> dict[str, Any]:
+        """Which entities went wrong and how; of other tags, which of them are mixed up."""
+        truth = [_tags(row) for row in rows]
+        if all(map(entities.is_entity_tag, self.labels)):
+            return {"entities": entity_errors(truth, predictions)}
+        known, said = (self._numbers(some) for some in (truth, predictions))
+        return {"confusion": confusion(known, said, self._sayable), "perClass": per_class(known, said, self._sayable)}
+
+    @property
+    def _sayable(self) -> list[str]:
+        """All tags that there can be: words that the model did not see are O."""
+        return [*self.labels, *({entities.OUTSIDE} - {*self.labels})]
+
+    def _numbers(self, tags: Sequence[Sequence[str]]) -> numpy.ndarray:
+        import numpy
+
+        numbers = {tag: number for number, tag in enumerate(self._sayable)}
+        return numpy.array([numbers[tag] for tag in chain.from_iterable(tags)])
 
     def present(self, prediction: list[str]) -> dict[str, Any]:
         return {"tags": prediction}
@@ -160,6 +202,11 @@ def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> tu
             found.append(None)
         begin = end + 1
     return tuple(found)
+
+
+def _weight(targets: torch.Tensor, weights: torch.Tensor) -> float:
+    """The sum of the weights of all tags that are to be said."""
+    return float(weights.double()[targets[targets != IGNORED]].sum())
 
 
 def _tags(row: Row) -> tuple[str, ...]:

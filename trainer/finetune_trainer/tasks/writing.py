@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.rows import Row
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Score:
     """How a model takes what it should say: the summed negative log-likelihood in nats, of how many tokens, and how
-    many of them were the likeliest.
+    many of them were the likeliest; `likeliest` has those that were, each after the right ones before it.
     """
 
     nll: float
     tokens: int
     correct: int
+    likeliest: Sequence[int] = field(default=(), compare=False, repr=False)
 
     def plain(self) -> dict[str, Any]:
         accuracy = round(self.correct / max(self.tokens, 1), 4)
@@ -66,19 +67,28 @@ def scores(outputs: Any, batch: Batch, counts: Sequence[int]) -> list[Score]:
 
     logits, labels, lengths = logits_of(outputs, batch), batch.targets["labels"], list(counts)
     nll = functional.cross_entropy(logits, labels, reduction="none").double().cpu()
-    correct = (logits.argmax(-1) == labels).cpu()
-    rows = zip(torch.split(nll, lengths), lengths, torch.split(correct, lengths), strict=True)
-    return [Score(float(one.sum()), count, int(hits.sum())) for one, count, hits in rows]
+    likeliest = logits.argmax(-1)
+    correct, said = (likeliest == labels).cpu(), likeliest.int().cpu()
+    rows = zip(*(torch.split(values, lengths) for values in (nll, correct, said)), lengths, strict=True)
+    return [Score(float(one.sum()), count, int(hits.sum()), own.numpy().copy()) for one, hits, own, count in rows]
 
 
-def report(rows: Sequence[Row], found: Sequence[Score]) -> Report:
-    """perplexity and token_accuracy over all tokens; the rows that surprise most per token."""
+def report(rows: Sequence[Row], found: Sequence[Score], tokenizer: PreTrainedTokenizerBase) -> Report:
+    """perplexity and token_accuracy over all tokens; the rows that surprise most per token.
+
+    Their prediction is the text of the likeliest tokens: of each token, given what should stand before it.
+    """
     tokens = sum(score.tokens for score in found)
     values = generation.perplexity([score.nll for score in found], [score.tokens for score in found])
     if tokens:
         values["token_accuracy"] = sum(score.correct for score in found) / tokens
     order = sorted(range(len(rows)), key=lambda place: -found[place].nll / max(found[place].tokens, 1))
-    return Report(values, {}, [wrong_row(rows[place], **found[place].plain()) for place in order[:MOST_ERRORS]])
+    return Report(values, {}, [_error(rows[place], found[place], tokenizer) for place in order[:MOST_ERRORS]])
+
+
+def _error(row: Row, score: Score, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    said = tokenizer.decode(list(score.likeliest), skip_special_tokens=True)
+    return wrong_row(row, prediction=said, **score.plain())
 
 
 def nothing_to_learn(row: Row, max_length: int) -> DataError:
