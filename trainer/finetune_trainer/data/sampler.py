@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
+from typing import TypeVar
 
 import numpy
 from numpy.typing import ArrayLike
@@ -20,25 +21,34 @@ from numpy.typing import ArrayLike
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.schedule import steps_per_epoch
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
     """Each epoch is a permutation drawn from (seed, epoch); the position in it follows from the step.
 
     With `weights`, one a row, an epoch has each row as often as its weight says. Of a broken weight's rows it has
-    another part every epoch, so that all epochs are of one length.
+    another part every epoch, so that all epochs are of one length. With `groups`, a number a row, that holds for the
+    rows of each group.
     """
 
     rows: int
     batch: int
     seed: int
     weights: ArrayLike | None = None
+    groups: ArrayLike | None = None
 
     @cached_property
     def pools(self) -> list[Pool]:
-        """The rows of each weight."""
+        """The rows of each weight, of each group."""
         weights = numpy.ones(self.rows) if self.weights is None else numpy.asarray(self.weights, dtype=float)
-        return [Pool(float(weight), numpy.flatnonzero(weights == weight)) for weight in numpy.unique(weights)]
+        groups = numpy.zeros(self.rows) if self.groups is None else numpy.asarray(self.groups)
+        return [
+            Pool(float(weight), numpy.flatnonzero((weights == weight) & (groups == group)))
+            for group in numpy.unique(groups)
+            for weight in numpy.unique(weights[groups == group])
+        ]
 
     @cached_property
     def epoch_rows(self) -> int:
@@ -62,6 +72,14 @@ class Sampler:
         """Rows of the step that follows `step` done ones."""
         epoch, position = divmod(step, self.steps_per_epoch)
         return _order(self, epoch)[position * self.batch : (position + 1) * self.batch]
+
+    def copies(self, step: int) -> list[int]:
+        """Of each row of that step, how often the epoch had it before."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if all(pool.weight <= 1 for pool in self.pools):
+            return [0] * len(self.indices(step))
+        found: list[int] = _copies(self, epoch)[position * self.batch : (position + 1) * self.batch].tolist()
+        return found
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,17 @@ def _order(sampler: Sampler, epoch: int) -> list[int]:
     return order
 
 
+@lru_cache(maxsize=2)
+def _copies(sampler: Sampler, epoch: int) -> numpy.ndarray:
+    """Of each place in an epoch's order, how many places before it have the same row."""
+    order = numpy.asarray(_order(sampler, epoch))
+    by_row, places = numpy.argsort(order, kind="stable"), numpy.arange(len(order))
+    begins = numpy.diff(order[by_row], prepend=-1) != 0
+    copies = numpy.empty(len(order), dtype=numpy.int32)
+    copies[by_row] = places - numpy.maximum.accumulate(numpy.where(begins, places, 0))
+    return copies
+
+
 def _generator(*seeds: int) -> numpy.random.Generator:
     return numpy.random.Generator(numpy.random.PCG64(list(seeds)))
 
@@ -103,9 +132,12 @@ def draw_seed(seed: int, step: int, micro_batch: int) -> int:
     return _hash_of(f"{seed}/{step}/{micro_batch}")
 
 
-def row_seed(seed: int, epoch: int | str, index: int) -> int:
-    """Seed of the random numbers (masks, augmentation) for one row in one epoch, or in what a tag names: 32 bits."""
-    return _hash_of(f"row/{seed}/{epoch}/{index}")
+def row_seed(seed: int, epoch: int | str, index: int, copy: int = 0) -> int:
+    """Seed of the random numbers (masks, augmentation) for one row in one epoch, or in what a tag names: 32 bits.
+
+    Where an epoch has a row more than once, each copy has a seed of its own.
+    """
+    return _hash_of(f"row/{seed}/{epoch}/{index}" + (f"/{copy}" if copy else ""))
 
 
 def _hash_of(text: str) -> int:
@@ -129,7 +161,7 @@ def micro_batches(
     return batches
 
 
-def share(batches: Sequence[list[int]], rank: int, size: int) -> list[tuple[int, list[int]]]:
+def share(batches: Sequence[T], rank: int, size: int) -> list[tuple[int, T]]:
     """The micro-batches of one rank with their numbers: dealt to and fro, so that each gets long and short ones."""
     return [(number, batch) for number, batch in enumerate(batches) if _dealt_to(number, size) == rank]
 

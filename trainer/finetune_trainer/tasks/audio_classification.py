@@ -12,7 +12,7 @@ from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained
+from finetune_trainer.tasks import augments, pretrained
 from finetune_trainer.tasks.base import Example, Examples
 from finetune_trainer.tasks.classes import Classification
 from finetune_trainer.tasks.sounds import Sounds
@@ -32,6 +32,7 @@ class AudioClassification(Classification):
     inputs = ("audio",)
     auto_classes = ("AutoModelForAudioClassification",)
     parts = (Part.FEATURE_EXTRACTOR,)
+    augments = {"audio": augments.CLIPS}
     evaluation_rows = 16
     usage = """\
 import soundfile
@@ -44,7 +45,8 @@ classify({"raw": samples, "sampling_rate": rate})"""
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
         model_config = pretrained.load_config(source, config)
-        self.sounds = Sounds(source, model_config, self.training.max_length, self.training.truncation)
+        augment = self.augment.audio if self.augment else None
+        self.sounds = Sounds(source, model_config, self.training.max_length, self.training.truncation, augment)
 
     @property
     def pads(self) -> bool:
@@ -58,7 +60,7 @@ classify({"raw": samples, "sampling_rate": rate})"""
 
     def prepare(self, model: nn.Module, examples: Examples, world: World) -> Examples:  # noqa: ARG002
         config: Any = model.config
-        self.sounds.shorten_masks(config, examples[Side.TRAIN])
+        self.sounds.prepare(config, examples[Side.TRAIN])
         return examples
 
     def encode_inputs(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
@@ -66,6 +68,9 @@ classify({"raw": samples, "sampling_rate": rate})"""
 
     def size(self, example: Example) -> int:
         return self.sounds.size(example)
+
+    def augmented(self, example: Example, seed: int) -> Example:
+        return self.sounds.augmented(example, seed)
 
     def collate_inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         return self.sounds.collate(examples)

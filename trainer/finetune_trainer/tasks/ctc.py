@@ -41,7 +41,8 @@ class Ctc(AutomaticSpeechRecognition):
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
         model_config = pretrained.load_config(source, config)
-        self.sounds = Sounds(source, model_config, self.training.max_length, self.training.truncation)
+        augment = self.augment.audio if self.augment else None
+        self.sounds = Sounds(source, model_config, self.training.max_length, self.training.truncation, augment)
         if not self.sounds.of_waveforms:
             message = f"spec.model.uri: a {source.model_type} model does not listen to waveforms"
             raise ConfigError("UnsupportedModel", message, "use a model such as Wav2Vec2, HuBERT or WavLM, or Whisper")
@@ -98,11 +99,15 @@ class Ctc(AutomaticSpeechRecognition):
                 "ClipsTooShort", message, "see whether each text belongs to its clip, and to the whole of it"
             )
         config: Any = model.config
-        self.sounds.shorten_masks(config, training)
+        self.sounds.prepare(config, training)
         return examples
 
     def size(self, example: Example) -> int:
         return self.sounds.size(example)
+
+    def augmented(self, example: Example, seed: int) -> Example:
+        """However fast the clip is, its text has room in it."""
+        return self.sounds.augmented(example, seed, example["needed"] if example["tokens"] else 1)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         import torch

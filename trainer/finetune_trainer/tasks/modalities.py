@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from finetune_api.augment import Augment
 from finetune_trainer.data.rows import Row
 from finetune_trainer.model_folder import ModelFolder, Needs, Part, read_folder
 from finetune_trainer.tasks import pretrained, texts
@@ -37,6 +38,8 @@ class Reader(Protocol):
 
     def size(self, example: Example) -> int: ...
 
+    def augmented(self, example: Example, seed: int) -> Example: ...
+
     def collate(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]: ...
 
     def save(self, folder: Path) -> None: ...
@@ -57,6 +60,10 @@ class Texts:
 
     def size(self, example: Example) -> int:
         return len(example["input_ids"])
+
+    def augmented(self, example: Example, seed: int) -> Example:  # noqa: ARG002
+        """Words are changed before they are encoded."""
+        return example
 
     def collate(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         return texts.pad(self.tokenizer, examples)
@@ -88,6 +95,10 @@ class Modalities:
         longest = next(name for name in (AUDIO, "text", "image") if name in self.readers)
         return self.readers[longest].size(example[longest])
 
+    def augmented(self, example: Example, seed: int) -> Example:
+        """The example with the seed that each modality is changed by."""
+        return {**example, **{name: reader.augmented(example[name], seed) for name, reader in self.readers.items()}}
+
     def collate(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """The inputs of all encoders, each named by its modality first: `text_input_ids`."""
         return {
@@ -106,12 +117,14 @@ def open_modalities(
     config_of: Callable[[ModelFolder], PreTrainedConfig],
     max_length: int | None,
     truncation: bool,
+    augment: Augment | None = None,
 ) -> Modalities:
     """The readers of the encoders in these folders; `max_length` is the most tokens of a text."""
+    wanted = augment or Augment()
     makers: dict[str, Callable[[ModelFolder], Reader]] = {
         "text": lambda source: Texts(source, max_length, truncation),
-        "image": Images,
-        AUDIO: lambda source: Sounds(source, config_of(source), None, truncation),
+        "image": lambda source: Images(source, wanted.image),
+        AUDIO: lambda source: Sounds(source, config_of(source), None, truncation, wanted.audio),
     }
     return Modalities({name: makers[name](source) for name, source in encoders.items()})
 

@@ -16,7 +16,7 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.model_folder import ModelFolder
-from finetune_trainer.tasks import pretrained
+from finetune_trainer.tasks import augments, pretrained
 from finetune_trainer.tasks.base import Example, Examples, Rows, TaskKind
 from finetune_trainer.tasks.classes import Classification
 from finetune_trainer.tasks.modalities import AUDIO, AUTO_CLASSES, ENCODERS, FUSION, open_modalities, saved_encoders
@@ -47,6 +47,8 @@ class MultimodalClassification(Classification):
     auto_classes = AUTO_CLASSES
     parts = ()
     encoders = ENCODERS
+    augments = {"text": augments.WORDS, "image": augments.PICTURES, "audio": augments.CLIPS}
+    reworded_roles = ("text",)
     evaluation_rows = 16
     usage = """\
 from finetune_trainer.multimodal import load_multimodal
@@ -57,7 +59,7 @@ classify.predict([{"text": "A text.", "image": "picture.png", "audio": "clip.wav
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
         self.modalities = open_modalities(
-            source.encoders, self._config_of, self.training.max_length, self.training.truncation
+            source.encoders, self._config_of, self.training.max_length, self.training.truncation, self.augment
         )
 
     def _config_of(self, source: ModelFolder) -> PreTrainedConfig:
@@ -115,7 +117,7 @@ classify.predict([{"text": "A text.", "image": "picture.png", "audio": "clip.wav
         sounds, joined = self.modalities.readers.get(AUDIO), model
         if isinstance(sounds, Sounds):
             encoder: Any = joined.get_submodule(f"encoders.{AUDIO}")
-            sounds.shorten_masks(encoder.config, [example[AUDIO] for example in examples[Side.TRAIN]])
+            sounds.prepare(encoder.config, [example[AUDIO] for example in examples[Side.TRAIN]])
         return examples
 
     def encode_inputs(self, rows: Sequence[Row]) -> tuple[list[Example], int]:
@@ -123,6 +125,13 @@ classify.predict([{"text": "A text.", "image": "picture.png", "audio": "clip.wav
 
     def size(self, example: Example) -> int:
         return self.modalities.size(example)
+
+    def encode_words(self, row: Row) -> Example:
+        """The image and the clip are not opened for it."""
+        return {"text": self.modalities.readers["text"].encode([row])[0][0]}
+
+    def augmented(self, example: Example, seed: int) -> Example:
+        return self.modalities.augmented(example, seed)
 
     def collate_inputs(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         return self.modalities.collate(examples)

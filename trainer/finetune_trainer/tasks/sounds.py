@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.augment import AudioAugment
+from finetune_trainer.data.augment import clips
 from finetune_trainer.data.media import open_audio
 from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import DataError
 from finetune_trainer.model_folder import ModelFolder
 from finetune_trainer.tasks import pretrained
-from finetune_trainer.tasks.base import Example
+from finetune_trainer.tasks.base import CHANGED, Example
 
 if TYPE_CHECKING:
+    import numpy
     import torch
     from transformers import PreTrainedConfig
 
@@ -34,13 +37,19 @@ class Sounds:
     """
 
     def __init__(
-        self, source: ModelFolder, model_config: PreTrainedConfig, max_length: int | None, truncation: bool
+        self,
+        source: ModelFolder,
+        model_config: PreTrainedConfig,
+        max_length: int | None,
+        truncation: bool,
+        augment: AudioAugment | None = None,
     ) -> None:
         self.extractor = pretrained.load_feature_extractor(source)
         self.model_config = model_config
         self.rate = int(self.extractor.sampling_rate)
         self.of_waveforms = hasattr(self.model_config, "conv_stride")
         self.truncation = truncation
+        self.augment = augment
         fixed = None if self.of_waveforms else getattr(self.extractor, "n_samples", None)
         self.limit = min((limit for limit in (max_length, fixed) if limit is not None), default=None)
 
@@ -89,19 +98,45 @@ class Sounds:
 
         With the attention mask where waveforms need it, and of features where the model takes a mask.
         """
-        opened = [open_audio(example["audio"], example["place"], self.rate).samples for example in examples]
-        clips = [clip[: example["samples"]] for clip, example in zip(opened, examples, strict=True)]
+        heard = [self._heard(example) for example in examples]
         how: dict[str, Any] = {"return_attention_mask": self.pads if self.of_waveforms else masked}
         if self.of_waveforms:
             how["padding"] = True
-        return dict(self.extractor(clips, sampling_rate=self.rate, return_tensors="pt", **how))
+        return dict(self.extractor(heard, sampling_rate=self.rate, return_tensors="pt", **how))
 
-    def shorten_masks(self, config: PreTrainedConfig, examples: Sequence[Example]) -> None:
-        """Let what training masks in time be no longer than the shortest clip, which transformers refuses."""
+    def _heard(self, example: Example) -> numpy.ndarray:
+        """The samples of an example, changed if the example is to be."""
+        samples = open_audio(example["audio"], example["place"], self.rate).samples
+        if self.augment is None or CHANGED not in example:
+            return samples[: example["samples"]]
+        whole = samples[: example["original"]]
+        return clips.changed(whole, self.rate, example["samples"], self.augment, example[CHANGED])
+
+    def augmented(self, example: Example, seed: int, least: int = 1) -> Example:
+        """The example with its samples at the speed that it is heard at, of which the model makes `least` frames.
+
+        A clip that would be too short so, or longer than the model takes, keeps its speed.
+        """
+        samples = example["samples"]
+        wanted = clips.length(samples, clips.rate(self.augment.speed, seed)) if self.augment else samples
+        fits = (self.limit is None or wanted <= self.limit) and self._frames(wanted) >= least
+        return {**example, CHANGED: seed, "original": samples, "samples": wanted if fits else samples}
+
+    def _frames(self, samples: int) -> int:
+        return frames(self.model_config, samples) if self.of_waveforms else samples
+
+    def prepare(self, config: PreTrainedConfig, examples: Sequence[Example]) -> None:
+        """Let what the model itself masks in training fit the clips; with masks of our own it masks nothing.
+
+        transformers refuses masks that are longer than the shortest clip.
+        """
+        if self.augment is not None and self.augment.spec_augment is not None:
+            config.apply_spec_augment = False
         masked = getattr(config, "mask_time_length", None)
         if self.of_waveforms and masked is not None:
-            least = min(frames(config, example["samples"]) for example in examples)
-            config.mask_time_length = min(masked, least)
+            fastest = self.augment.speed.max_rate if self.augment and self.augment.speed else 1.0
+            least = min(frames(config, clips.length(example["samples"], max(fastest, 1.0))) for example in examples)
+            config.mask_time_length = min(masked, max(least, 1))
 
     def save(self, folder: Path) -> None:
         self.extractor.save_pretrained(str(folder))

@@ -37,7 +37,8 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
     def __init__(self, source: ModelFolder, labels: Sequence[str], config: RunConfig) -> None:
         super().__init__(source, labels, config)
         model_config = pretrained.load_config(source, config)
-        self.sounds = Sounds(source, model_config, None, self.training.truncation)
+        augment = self.augment.audio if self.augment else None
+        self.sounds = Sounds(source, model_config, None, self.training.truncation, augment)
         self.tokenizer = pretrained.load_tokenizer(source)
         positions = int(self.sounds.model_config.max_target_positions)
         self.longest = min(config.training.max_length or positions, positions)
@@ -75,12 +76,17 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
             raise texts.too_long(row, self.longest)
         return {**clip, "tokens": tokens[: self.longest + 1], "learned": not clip["cut"], "cut": cut or clip["cut"]}
 
+    def augmented(self, example: Example, seed: int) -> Example:
+        return self.sounds.augmented(example, seed)
+
     def prepare(self, model: nn.Module, examples: Examples, world: World) -> Examples:  # noqa: ARG002
         """A tokenizer of many languages that names none is given the one that the model hears in the training clips.
 
         Generation would begin with that language too, and a text is to be learned as it will be written.
         """
         generation: Any = model.generation_config
+        config: Any = model.config
+        self.sounds.prepare(config, examples[Side.TRAIN])
         if not getattr(generation, "is_multilingual", False) or getattr(self.tokenizer, "language", "") is not None:
             return examples
         tokenizer: Any = self.tokenizer
