@@ -25,6 +25,14 @@ class JobIdentity(Document):
     attempt: int = 1
 
 
+class Fold(Document):
+    """Which part of the training rows a run of a cross-validation tests on; `folder` is that of the whole run."""
+
+    index: int
+    of: int
+    folder: str
+
+
 class RunConfig(Document):
     """A resolved run: every default applied, every path known.
 
@@ -49,6 +57,7 @@ class RunConfig(Document):
     output_uri: str | None = None
     checkpoint_uri: str | None = None
     volumes: dict[str, str] = {}
+    fold: Fold | None = None
     base_folder: str | None = None
     """Folder that `./path` URIs are relative to; only `finetune run` has one."""
 

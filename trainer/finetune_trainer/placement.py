@@ -75,10 +75,16 @@ def environments(placement: Placement, settings: Settings, config: RunConfig) ->
         "WORLD_SIZE": str(processes * config.resources.nodes),
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": settings.master_address,
-        "MASTER_PORT": str(settings.master_port or _master_port(config.resources.nodes)),
+        "MASTER_PORT": str(_port(settings, config)),
     }
     first = settings.node_rank * processes
     return [common | {"RANK": str(first + local), "LOCAL_RANK": str(local)} for local in range(processes)]
+
+
+def _port(settings: Settings, config: RunConfig) -> int:
+    """Each run of a cross-validation has its own, so that none meets a process of the one before."""
+    number = settings.master_port or _master_port(config.resources.nodes)
+    return number if config.fold is None else number + 1 + config.fold.index
 
 
 def _master_port(nodes: int) -> int:

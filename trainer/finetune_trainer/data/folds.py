@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
+from finetune_api.run import RunConfig
+from finetune_trainer.data.prepare import Data
+from finetune_trainer.data.split import Side, hashed
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.tasks import TASKS
+
+
+def of_fold(data: Data, config: RunConfig) -> Data:
+    """The rows of the run's fold: tested is its part of the training rows, and learned the others.
+
+    The labels stay those of all rows. A run that is no fold has all of its rows.
+    """
+    if config.fold is None:
+        return data
+    task, rows, seed = TASKS[config.task], data.sides[Side.TRAIN], config.training.seed
+    inputs, labels = hashed(rows, task.inputs, task.target, seed)
+    tested = fold_numbers(inputs, labels if task.target else None, config.fold.of, seed) == config.fold.index
+    parts = {Side.TRAIN: rows.take(~tested), Side.TEST: rows.take(tested)}
+    return replace(data, sides={**data.sides, **parts})
 
 
 def fold_numbers(
@@ -34,7 +53,12 @@ def fold_numbers(
 
 
 def _splitter(grouped: bool, labelled: bool, folds: int, seed: int) -> Any:
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+    from sklearn.model_selection import (  # type: ignore[import-untyped]
+        GroupKFold,
+        KFold,
+        StratifiedGroupKFold,
+        StratifiedKFold,
+    )
 
     kinds = {
         (False, False): KFold,

@@ -71,7 +71,7 @@ def body_of(snapshot: Snapshot) -> dict[str, Any]:
         "grad_norm": snapshot.grad_norm,
         "checkpoint_step": snapshot.checkpoint_step,
         "resumed_from_step": snapshot.resumed_from_step,
-    } | dict(snapshot.metrics)
+    } | {**snapshot.metrics, **snapshot.constants}
     known = {name: value for name, value in numbers.items() if value is not None}
     return report(snapshot.progress(), known)
 

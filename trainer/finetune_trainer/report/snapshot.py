@@ -20,7 +20,11 @@ class Activity(StrEnum):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment of a run. Times are seconds since 1970, rates are over all processes."""
+    """One moment of a run. Times are seconds since 1970, rates are over all processes.
+
+    A cross-validation has several `parts`, its folds and the run that makes the model; `part` counts them from 0, steps
+    are those of one part. `constants` are metrics that were known before the part began.
+    """
 
     activity: Activity = Activity.PREPARING
     step: int = 0
@@ -40,13 +44,26 @@ class Snapshot:
     checkpoint_uri: str | None = None
     resumed_from_step: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, float] = field(default_factory=dict)
+    part: int = 0
+    parts: int = 1
+    stopped_early: bool = False
     started: float = 0.0
     time: float = 0.0
 
     @property
     def percentage(self) -> int:
-        """Whole percent of the steps that are done; 100 only when all are."""
-        return self.step * 100 // self.total_steps if self.total_steps else 0
+        """Whole percent of the steps of all parts that are done; 100 only when all are, or no more will be done."""
+        done = self.step * 100 / self.total_steps if self.total_steps else 0
+        done = 100 if self.stopped_early else done
+        return int((100 * self.part + done) // self.parts)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Those of this part, and of the parts after it if they take as long."""
+        if self.eta_seconds is None:
+            return None
+        return self.eta_seconds + (self.parts - self.part - 1) * (self.time - self.started + self.eta_seconds)
 
     def progress(self) -> Progress:
         """In the words of a status."""
@@ -57,7 +74,7 @@ class Snapshot:
             epoch=f"{self.epoch:.2f}",
             loss=None if self.loss is None else f"{self.loss:.4g}",
             tokens_per_second=None if self.tokens_per_second is None else round(self.tokens_per_second),
-            eta_seconds=None if self.eta_seconds is None else round(self.eta_seconds),
+            eta_seconds=None if self.seconds_left is None else round(self.seconds_left),
             last_updated_time=timestamp(self.time),
         )
 
