@@ -20,8 +20,30 @@ EVALUATION = "evaluation.json"
 ERRORS = "errors.jsonl"
 PREDICTIONS = "predictions.jsonl"
 CARD = "README.md"
+PAGE = "report.html"
+ERROR_MEDIA = "errors"
+CROSS_VALIDATION = "cross_validation.json"
+DOUBTFUL = "label_issues.jsonl"
+FOLDS = "folds"
+PROFILE = "profile.json"
 MODEL = "model"
-RESULTS = (METRICS_LOG, STATUS, OUTCOME, RECORD, EVALUATION, ERRORS, PREDICTIONS, CARD, MODEL)
+RESULTS = (
+    METRICS_LOG,
+    STATUS,
+    OUTCOME,
+    RECORD,
+    EVALUATION,
+    ERRORS,
+    PREDICTIONS,
+    CARD,
+    PAGE,
+    ERROR_MEDIA,
+    CROSS_VALIDATION,
+    DOUBTFUL,
+    FOLDS,
+    PROFILE,
+    MODEL,
+)
 """Everything that a run writes into its folder, checkpoints apart."""
 
 
