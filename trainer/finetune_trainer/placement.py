@@ -82,15 +82,17 @@ def environments(placement: Placement, settings: Settings, config: RunConfig) ->
 
 
 def _port(settings: Settings, config: RunConfig) -> int:
-    """Each run of a cross-validation has its own, so that none meets a process of the one before."""
-    number = settings.master_port or _master_port(config.resources.nodes)
-    return number if config.fold is None else number + 1 + config.fold.index
+    """A port that all nodes know; on a single one, any that is free.
+
+    Each run of a cross-validation has its own, so that none meets a process of the one before.
+    """
+    known = settings.master_port or (names.MASTER_PORT if config.resources.nodes > 1 else None)
+    if known is None:
+        return _free_port()
+    return known if config.fold is None else known + 1 + config.fold.index
 
 
-def _master_port(nodes: int) -> int:
-    """A port that all nodes know; on a single one, any that is free."""
-    if nodes > 1:
-        return names.MASTER_PORT
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
