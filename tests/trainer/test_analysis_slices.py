@@ -9,9 +9,14 @@ import numpy
 import pytest
 import soundfile
 
+from finetune_api.run import RunConfig
 from finetune_trainer.analysis.slices import MOST_SLICES, lengths, slices
 from finetune_trainer.data.media import Media
+from finetune_trainer.data.prepare import load_data
 from finetune_trainer.data.rows import Row
+from finetune_trainer.data.split import Side
+from finetune_trainer.errors import ConfigError
+from support.runs import a_run
 
 
 def shown(values: list[Any], unit: str = "") -> list[tuple[str, list[int]]]:
@@ -73,6 +78,46 @@ def test_of_many_values_the_most_frequent_are_shown() -> None:
 )
 def test_lengths_are_in_characters(values: dict[str, Any], inputs: tuple[str, ...], expected: int) -> None:
     assert lengths([Row(values, "rows.jsonl", 1)], inputs) == ("characters", [expected])
+
+
+def a_config(folder: Path, slices: list[str], **dataset: Any) -> RunConfig:
+    """Twenty rows with the columns text, label, place and stars, as training rows or as `dataset` says."""
+    cells = ["text,label,place,stars", *(f"text {row},{row % 2},{'AB'[row % 2]},{row}" for row in range(20))]
+    (folder / "rows.csv").write_text("\n".join(cells))
+    (folder / "bare.csv").write_text("text,label\n" + "\n".join(f"other {row},{row % 2}" for row in range(20)))
+    run = a_run(folder, "./rows.csv", "./model").with_("evaluation", slices=slices)
+    return RunConfig.model_validate(run.with_("dataset", **dataset).config)
+
+
+def test_columns_to_slice_by_are_read_beside_those_of_the_roles(tmp_path: Path) -> None:
+    """The model does not see them, and the data stays the same data."""
+    data = load_data(a_config(tmp_path, ["stars", "place"]))
+    for row in data.sides[Side.TEST]:
+        number = row.values["text"].removeprefix("text ")
+        assert row.extra == {"stars": number, "place": "AB"[int(number) % 2]}
+        assert row.values.keys() == {"text", "label"}
+    assert data.digest == load_data(a_config(tmp_path, [])).digest
+
+
+def test_only_the_rows_that_are_tested_need_the_columns(tmp_path: Path) -> None:
+    sources: dict[str, Any] = {"train": [{"uri": "./bare.csv"}], "test": {"sources": [{"uri": "./rows.csv"}]}}
+    sides = load_data(a_config(tmp_path, ["place"], **sources)).sides
+    assert {row.extra["place"] for row in sides[Side.TEST]} == {"A", "B"}
+    assert {*sides[Side.TRAIN][0].extra} == set()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source"),
+    [
+        pytest.param({}, "rows", id="training rows"),
+        pytest.param({"test": {"sources": [{"uri": "./bare.csv"}]}}, "bare", id="test rows"),
+    ],
+)
+def test_a_column_that_is_not_there_is_refused(dataset: dict[str, Any], source: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_data(a_config(tmp_path, ["text", "plase"], **dataset))
+    assert refused.value.message == f"spec.evaluation.slices[1]: ./{source}.csv has no column 'plase'"
+    assert ("did you mean place?" if source == "rows" else "label, text") in refused.value.hint
 
 
 def sound(folder: Path, seconds: float) -> Media:

@@ -16,6 +16,7 @@ from finetune_api.evaluation import EvaluationStrategy
 from finetune_api.run import RunConfig
 from finetune_trainer.data.balance import Balance, balance
 from finetune_trainer.data.clean import cleaner_of
+from finetune_trainer.data.extra import extra_columns
 from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import MemoryTable, PlaceArray, Row, Rows, RowTable
 from finetune_trainer.data.sources import Reading
@@ -81,11 +82,11 @@ def load_data(config: RunConfig) -> Data:
     shares = _shares(held_out)
     reading = _Reading(config)
 
-    training = reading.read(config.dataset.train, f"{FIELD}.train")[: config.dataset.limit]
+    training = reading.read(config.dataset.train, Side.TRAIN, f"{FIELD}.train")[: config.dataset.limit]
     sides = _split(Rows(reading.table, training), held_out, shares, config)
     for side, wanted in held_out.items():
         if wanted.sources is not None:
-            sides[side] = reading.read(wanted.sources, f"{FIELD}.{side}.sources")
+            sides[side] = reading.read(wanted.sources, side, f"{FIELD}.{side}.sources")
     _check_sides(sides, held_out, len(training), config)
     rows = {side: Rows(reading.table, places) for side, places in sides.items()}
     labels, reports = task.check(rows, config), {"cleaning": reading.cleaner.record()}
@@ -117,16 +118,17 @@ class _Reading:
     def table(self) -> RowTable:
         return MemoryTable(self.rows)
 
-    def read(self, sources: Sequence[Source], field_path: str) -> PlaceArray:
-        """Add the rows of some sources to the table; returns their places."""
+    def read(self, sources: Sequence[Source], side: Side, field_path: str) -> PlaceArray:
+        """Add the rows of a side's sources to the table; returns their places."""
         start = len(self.rows)
         for number, source in enumerate(sources):
-            self._add(source, f"{field_path}[{number}]")
+            self._add(source, extra_columns(self.config, side), f"{field_path}[{number}]")
         return numpy.arange(start, len(self.rows))
 
-    def _add(self, source: Source, field_path: str) -> None:
+    def _add(self, source: Source, keep: Mapping[str, str], field_path: str) -> None:
         task, names = TASKS[self.config.task], self.config.dataset.columns
-        reading = Reading(source, task.roles, names, places_of(self.config), field_path, cleaner=self.cleaner)
+        places = places_of(self.config)
+        reading = Reading(source, task.roles, names, places, field_path, keep=keep, cleaner=self.cleaner)
         self.rows.extend(reading.rows())
         self.sources.append(SourceFacts(source.uri, reading.count, reading.digest, reading.revision))
 

@@ -14,6 +14,7 @@ from finetune_api.dataset import DataFormat, Source
 from finetune_trainer.data import folders, formats, hub
 from finetune_trainer.data.clean import Cleaner
 from finetune_trainer.data.columns import Roles, Where
+from finetune_trainer.data.extra import check_columns
 from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import Record, Row, Table
 from finetune_trainer.data.uri import Places, is_hub, local_path
@@ -51,8 +52,9 @@ def load_source(
 class Reading:
     """One source as it is read; `names` is the manifest's choice of columns by role.
 
-    With `predicting` targets may be missing. The cells of the columns in `keep` become a row's `extra`. Rows that
-    `cleaner` drops are not given. What it is read from is known after the last row.
+    With `predicting` targets may be missing. The cells of the columns in `keep`, where each has the field that asks
+    for it, become a row's `extra`. Rows that `cleaner` drops are not given. What it is read from is known after the
+    last row.
     """
 
     source: Source
@@ -61,7 +63,7 @@ class Reading:
     places: Places
     field_path: str
     predicting: bool = False
-    keep: Sequence[str] = ()
+    keep: Mapping[str, str] = field(default_factory=dict)
     cleaner: Cleaner = field(default_factory=Cleaner)
     count: int = 0
     digest: str = ""
@@ -95,6 +97,7 @@ class Reading:
         self.digest, self.revision = table.digest or digest.hexdigest(), table.revision
 
     def _columns(self, known: Sequence[str]) -> Mapping[str, str]:
+        check_columns(self.keep, known, self.source.uri)
         return self.roles.resolve(self.names, known, self.source.uri, self.predicting)
 
     def _row(self, record: Record, columns: Mapping[str, str], folder: Path) -> Row:
