@@ -77,7 +77,9 @@ def _classes_of(task: type[TaskKind], rows: Rows, labels: Sequence[str]) -> NDAr
 
 def _as_often_as_the_largest(weights: NDArray[numpy.float64], groups: NDArray[numpy.int32]) -> NDArray[numpy.float64]:
     totals = numpy.bincount(groups, weights)
-    result: NDArray[numpy.float64] = weights * (totals.max() / totals)[groups]
+    # A fold of a cross-validation may have no row of a rare label; no row asks for its factor.
+    factors = totals.max() / numpy.where(totals > 0, totals, 1.0)
+    result: NDArray[numpy.float64] = weights * factors[groups]
     return result
 
 
@@ -103,12 +105,13 @@ def _class_weights(
             counts[name] += times
     if config.dataset.problem_type is ProblemType.MULTI_LABEL and task.target is not None:
         return {label: _against_absence(counts[label], float(often.sum())) for label in labels}
-    return {label: float(counts.total() / (len(labels) * counts[label])) for label in labels}
+    total, there = counts.total(), sum(1 for label in labels if counts[label])
+    return {label: float(total / (there * counts[label])) if counts[label] else 1.0 for label in labels}
 
 
 def _against_absence(present: float, total: float) -> float:
     """What a label that is there counts, so that all rows with it weigh as much as all without."""
-    return float((total - present) / present) if total > present else 1.0
+    return float((total - present) / present) if total > present > 0 else 1.0
 
 
 def _custom(labels: Sequence[str], config: RunConfig, class_name: str) -> dict[str, float]:

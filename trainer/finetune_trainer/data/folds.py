@@ -10,6 +10,7 @@ import numpy
 from numpy.typing import NDArray
 
 from finetune_api.run import RunConfig
+from finetune_trainer.data.balance import balance
 from finetune_trainer.data.prepare import Data
 from finetune_trainer.data.split import Side, hashed
 from finetune_trainer.errors import ConfigError
@@ -27,7 +28,8 @@ def of_fold(data: Data, config: RunConfig) -> Data:
     inputs, labels = hashed(rows, task.inputs, task.target, seed)
     tested = fold_numbers(inputs, labels if task.target else None, config.fold.of, seed) == config.fold.index
     parts = {Side.TRAIN: rows.take(~tested), Side.TEST: rows.take(tested)}
-    return replace(data, sides={**data.sides, **parts})
+    balanced = balance(task, parts[Side.TRAIN], data.labels, config)
+    return replace(data, sides={**data.sides, **parts}, balance=balanced)
 
 
 def fold_numbers(

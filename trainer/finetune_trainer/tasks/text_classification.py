@@ -11,7 +11,7 @@ from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.rows import Row
 from finetune_trainer.model_folder import ModelFolder, Part
-from finetune_trainer.tasks import pretrained, texts
+from finetune_trainer.tasks import augments, pretrained, texts
 from finetune_trainer.tasks.base import Example
 from finetune_trainer.tasks.classes import Classification
 
@@ -31,6 +31,8 @@ class TextClassification(Classification):
     inputs = ("text", "textPair")
     auto_classes = ("AutoModelForSequenceClassification",)
     parts = (Part.TOKENIZER,)
+    augments = {"text": augments.WORDS}
+    reworded_roles = ("text", "textPair")
     usage = """\
 from transformers import pipeline
 
