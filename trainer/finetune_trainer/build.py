@@ -39,6 +39,7 @@ from finetune_trainer.state import State, seed_everything
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Example, Examples, TaskKind
+from finetune_trainer.training_rows import TrainingRows
 from finetune_trainer.world import World
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def build_run(
     training = config.training
     data = load_data(config)
     task = TASKS[config.task].load(facts.folder, data.labels, config)
+    task.class_weights = data.balance.class_weights
     examples = {side: _encode(task, data, side) for side in Side}
     sampler = _sampler(data, config)
 
@@ -65,7 +67,7 @@ def build_run(
     choices = _choose(config, facts, world, sampler, norms, threads)
     accelerator = _accelerator(choices, world)
     replica = accelerator.prepare_model(module)
-    encoded = _with_rows(data, task.prepare(module.eval(), examples, world), training.seed)
+    encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
 
     module.train()
     reporter.update(total_steps=choices.total_steps)
@@ -106,19 +108,20 @@ def _encode(task: TaskKind, data: Data, side: Side) -> Sequence[Example]:
     return examples
 
 
-def _with_rows(data: Data, examples: Examples, seed: int) -> dict[Side, Encoded]:
+def _with_rows(task: TaskKind, data: Data, examples: Examples, seed: int) -> dict[Side, Encoded]:
     """Each side's rows and examples; those that are only evaluated always draw the same random numbers."""
     fixed = {
         side: [{**example, "draw": row_seed(seed, side.value, index)} for index, example in enumerate(examples[side])]
         for side in (Side.VALIDATION, Side.TEST)
     }
-    return {side: Encoded(data.sides[side], fixed.get(side, examples[side])) for side in Side}
+    held_out: dict[Side, Encoded] = {side: Encoded(data.sides[side], drawn) for side, drawn in fixed.items()}
+    return {Side.TRAIN: TrainingRows(data.sides[Side.TRAIN], examples[Side.TRAIN], task), **held_out}
 
 
 def _sampler(data: Data, config: RunConfig) -> Sampler:
-    rows = data.sides[Side.TRAIN]
-    training = config.training
-    return Sampler(len(rows), training.train_batch_size, training.seed, rows.weights)
+    rows, training, balance = data.sides[Side.TRAIN], config.training, data.balance
+    weights = rows.weights if balance.row_weights is None else balance.row_weights
+    return Sampler(len(rows), training.train_batch_size, training.seed, weights, balance.groups)
 
 
 def _check_groups(norms: RunningStatistics, sampler: Sampler) -> None:

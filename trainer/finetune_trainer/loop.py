@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from finetune_api.evaluation import EvaluationStrategy
-from finetune_trainer.data.sampler import draw_seed, row_seed, share
+from finetune_trainer.data.sampler import draw_seed, share
 from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.evaluate import StopRequested, evaluate, prefixed
 from finetune_trainer.gradients import MicroBatch, accumulate
@@ -62,10 +62,9 @@ def next_batches(run: Run) -> list[MicroBatch]:
     """This process's micro-batches of the next step, the longest first; empty if there are too few for it."""
     started = time.monotonic()
     step, seed = run.state.step, run.config.training.seed
-    epoch = step // run.sampler.steps_per_epoch
     parts = [
         MicroBatch(
-            run.task.collate([run.train.drawn(index, row_seed(seed, epoch, index)) for index in rows]),
+            run.task.collate([run.train.drawn(*row) for row in rows]),
             number,
             draw_seed(seed, step, number),
         )

@@ -12,7 +12,7 @@ from torch import nn
 from finetune_api.policy import CheckpointPolicy
 from finetune_api.run import RunConfig
 from finetune_trainer.checkpoint import CheckpointStore
-from finetune_trainer.data.sampler import Sampler, micro_batches
+from finetune_trainer.data.sampler import Sampler, micro_batches, row_seed
 from finetune_trainer.evaluate import Encoded
 from finetune_trainer.norms import RunningStatistics
 from finetune_trainer.record import Choices
@@ -21,6 +21,9 @@ from finetune_trainer.state import State
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.world import World
+
+Drawn = tuple[int, int]
+"""A training row and the seed of its random numbers."""
 
 
 @dataclass
@@ -78,12 +81,20 @@ class Run:
         self.sizes = [self.task.size(example) for example in self.train.examples]
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def cut(self, step: int) -> list[list[int]]:
+    def cut(self, step: int) -> list[list[Drawn]]:
         """The rows of the step that follows `step` done ones, in micro-batches."""
-        return micro_batches(
-            self.sampler.indices(step),
-            self.sizes,
-            self.choices.micro_batch_rows,
-            in_order=bool(self.norms.layers),
-            alike=not self.task.pads,
-        )
+        drawn, in_order = self._drawn(step), bool(self.norms.layers)
+        if not in_order:
+            drawn.sort()
+        sizes, most = [self._size(*row) for row in drawn], self.choices.micro_batch_rows
+        parts = micro_batches(range(len(drawn)), sizes, most, in_order, alike=not self.task.pads)
+        return [[drawn[place] for place in part] for part in parts]
+
+    def _drawn(self, step: int) -> list[Drawn]:
+        epoch, seed = step // self.sampler.steps_per_epoch, self.config.training.seed
+        rows = zip(self.sampler.indices(step), self.sampler.copies(step), strict=True)
+        return [(index, row_seed(seed, epoch, index, copy)) for index, copy in rows]
+
+    def _size(self, index: int, seed: int) -> int:
+        """As it is drawn where rows of another size may not stand beside it; elsewhere about that size will do."""
+        return self.sizes[index] if self.task.pads else self.task.size(self.train.drawn(index, seed))
