@@ -46,7 +46,11 @@ class HeldOut(Document):
     """Rows kept from training: a share of the training rows, or sources of their own."""
 
     fraction: float | None = Field(None, gt=0, lt=1, description="Share of the training rows to hold out.")
-    stratify: bool = Field(True, description="Keep each label's share in the held-out rows.")
+    stratify: bool = Field(
+        True, description="Keep each label's share in the held-out rows; without groupBy and timeColumn only."
+    )
+    group_by: Word | None = Field(None, description="Column of groups whose rows all stay on one side.")
+    time_column: Word | None = Field(None, description="Column of times: the newest rows are held out.")
     sources: Annotated[list[Source], Field(min_length=1, max_length=32)] | None = Field(
         None, description="Sources to use instead of a share."
     )
@@ -55,6 +59,16 @@ class HeldOut(Document):
             f"{present('fraction')} != {present('sources')}",
             lambda split: (split.fraction is None) != (split.sources is None),
             "set exactly one of fraction and sources",
+        ),
+        Rule(
+            f"!({present('groupBy')} && {present('timeColumn')})",
+            lambda split: split.group_by is None or split.time_column is None,
+            "set groupBy or timeColumn, not both",
+        ),
+        Rule(
+            f"!{present('sources')} || !({present('groupBy')} || {present('timeColumn')})",
+            lambda split: split.sources is None or not (split.group_by or split.time_column),
+            "groupBy and timeColumn choose a fraction of the rows; leave them out beside sources",
         ),
     )
 

@@ -19,10 +19,11 @@ from finetune_trainer.data.clean import cleaner_of
 from finetune_trainer.data.extra import extra_columns
 from finetune_trainer.data.media import plain
 from finetune_trainer.data.rows import MemoryTable, PlaceArray, Row, Rows, RowTable
+from finetune_trainer.data.sides import held_out_of, rule_of, split_rows
 from finetune_trainer.data.sources import Reading
-from finetune_trainer.data.split import Side, places_by_side
+from finetune_trainer.data.split import Side
 from finetune_trainer.data.uri import Places
-from finetune_trainer.errors import ConfigError, DataError
+from finetune_trainer.errors import DataError
 from finetune_trainer.tasks import TASKS
 
 FIELD = "spec.dataset"
@@ -78,31 +79,19 @@ def load_data(config: RunConfig) -> Data:
 
     All rows lie in one table; the stages hand on places in it, never rows.
     """
-    task, held_out = TASKS[config.task], _held_out(config)
-    shares = _shares(held_out)
+    task, held_out = TASKS[config.task], held_out_of(config)
+    rule_of(config)
     reading = _Reading(config)
 
     training = reading.read(config.dataset.train, Side.TRAIN, f"{FIELD}.train")[: config.dataset.limit]
-    sides = _split(Rows(reading.table, training), held_out, shares, config)
+    sides, splits = split_rows(Rows(reading.table, training), config)
     for side, wanted in held_out.items():
         if wanted.sources is not None:
             sides[side] = reading.read(wanted.sources, side, f"{FIELD}.{side}.sources")
     _check_sides(sides, held_out, len(training), config)
     rows = {side: Rows(reading.table, places) for side, places in sides.items()}
-    labels, reports = task.check(rows, config), {"cleaning": reading.cleaner.record()}
+    labels, reports = task.check(rows, config), {"cleaning": reading.cleaner.record(), "splits": splits}
     return Data(rows, labels, reading.sources, reports, balance(task, rows[Side.TRAIN], labels, config))
-
-
-def _held_out(config: RunConfig) -> dict[Side, HeldOut]:
-    return {Side.TEST: config.dataset.test, Side.VALIDATION: config.dataset.validation}
-
-
-def _shares(held_out: Mapping[Side, HeldOut]) -> dict[Side, float]:
-    shares = {side: wanted.fraction for side, wanted in held_out.items() if wanted.fraction is not None}
-    if sum(shares.values()) >= 1:
-        message = f"{FIELD}: validation.fraction and test.fraction leave no rows to train on"
-        raise ConfigError("NothingToTrainOn", message, "let them add up to less than 1")
-    return shares
 
 
 class _Reading:
@@ -131,16 +120,6 @@ class _Reading:
         reading = Reading(source, task.roles, names, places, field_path, keep=keep, cleaner=self.cleaner)
         self.rows.extend(reading.rows())
         self.sources.append(SourceFacts(source.uri, reading.count, reading.digest, reading.revision))
-
-
-def _split(
-    rows: Rows, held_out: Mapping[Side, HeldOut], shares: Mapping[Side, float], config: RunConfig
-) -> dict[Side, PlaceArray]:
-    """The places of each side in the table."""
-    task = TASKS[config.task]
-    stratified = [side for side in shares if held_out[side].stratify]
-    found = places_by_side(rows, task.inputs, task.target, config.training.seed, shares, stratified)
-    return {side: rows.places[places] for side, places in found.items()}
 
 
 def _check_sides(
