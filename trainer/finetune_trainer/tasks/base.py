@@ -73,8 +73,12 @@ class Report:
 
 
 def wrong_row(row: Row, **said: Any) -> dict[str, Any]:
-    """A row that went wrong as errors.jsonl has it: its values, what was `said` of it, where it stands."""
-    return {**plain(row.values), **said, "source": row.source, "row": row.number}
+    """A row that went wrong as errors.jsonl has it: its values, what was `said` of it, where it stands.
+
+    Its `source` is where it was read from; a text that plays that role is its `input`.
+    """
+    values = {"input" if role == "source" else role: plain(value) for role, value in row.values.items()}
+    return {**values, **said, "source": row.source, "row": row.number}
 
 
 class Better(Enum):
