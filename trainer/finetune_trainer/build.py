@@ -14,6 +14,7 @@ from finetune_api.run import RunConfig
 from finetune_api.training import Precision, Training
 from finetune_trainer import files
 from finetune_trainer.checkpoint import CheckpointStore, owner_of
+from finetune_trainer.data.kept import open_data
 from finetune_trainer.data.prepare import Data, load_data
 from finetune_trainer.data.sampler import Sampler, row_seed
 from finetune_trainer.data.split import Side
@@ -53,7 +54,7 @@ def build_run(
 ) -> Run:
     """Everything that the loop works with, at step 0."""
     training = config.training
-    data = load_data(config)
+    data = load_data(config) if facts.rows is None else open_data(facts.rows)
     task = TASKS[config.task].load(facts.folder, data.labels, config)
     task.class_weights = data.balance.class_weights
     examples = {side: _encode(task, data, side) for side in Side}

@@ -17,6 +17,7 @@ ENV_DEVICE = "FINETUNE_DEVICE"
 ENV_SUPERVISOR = "FINETUNE_SUPERVISOR"
 GPU, CPU = "gpu", "cpu"
 FACTS = "facts.json"
+ROWS = "rows"
 
 
 def write_facts(scratch: Path, facts: Facts) -> None:
@@ -25,7 +26,7 @@ def write_facts(scratch: Path, facts: Facts) -> None:
 
 def read_facts(scratch: Path) -> Facts:
     value = json.loads((scratch / FACTS).read_text(encoding="utf-8"))
-    return Facts(value["data"], value["model"], ModelFolder.from_dict(value["folder"]))
+    return Facts(value["data"], value["model"], ModelFolder.from_dict(value["folder"]), scratch / ROWS)
 
 
 def write_failure(scratch: Path, rank: int, failure: Failure) -> None:

@@ -13,6 +13,7 @@ from finetune_api.manifest import problems_of
 from finetune_api.progress import Outcome
 from finetune_api.run import RunConfig
 from finetune_trainer.data.balance import check_balance
+from finetune_trainer.data.kept import keep_data
 from finetune_trainer.data.prepare import load_data, places_of
 from finetune_trainer.data.told import told
 from finetune_trainer.errors import ConfigError
@@ -74,8 +75,8 @@ def find_model(config: RunConfig, task: type[TaskKind]) -> ModelFolder:
     return ModelFolder(Path(), "+".join(encoder.model_type for encoder in found.values()), encoders=found)
 
 
-def check_inputs(config: RunConfig, record: Mapping[str, Any] | None) -> Facts:
-    """Read and check rows and model, and compare them with what the run began with.
+def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Path | None = None) -> Facts:
+    """Read and check rows and model, and compare them with what the run began with. The rows are kept in `folder`.
 
     Raises ConfigError, DataError or Unavailable.
     """
@@ -83,7 +84,9 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None) -> Facts:
     check_augment(TASKS[config.task], config)
     check_balance(TASKS[config.task], config)
     check_method(config, gpus_of(config))
-    data = load_data(config)
+    data = load_data(config, folder)
+    if folder is not None:
+        keep_data(data, folder)
     for line in told(data.reports):
         log.info(line)
     model = find_model(config, TASKS[config.task])

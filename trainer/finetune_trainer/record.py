@@ -39,11 +39,15 @@ class Choices:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the preflight found out: which rows and which model they are, and where the model lies here."""
+    """What the preflight found out: which rows and which model they are, and where both lie here.
+
+    `rows` is where the rows are kept for the ranks; None where each process is to read them itself.
+    """
 
     data: Mapping[str, Any]
     model: Mapping[str, Any]
     folder: ModelFolder
+    rows: Path | None = None
 
 
 def facts_of(config: RunConfig, data: Data, model: ModelFolder) -> Facts:

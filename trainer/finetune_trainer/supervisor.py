@@ -165,7 +165,7 @@ def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
         if is_finished(folder):
             return None
     _take_over(attempt, config, record)
-    facts = check_inputs(config, record)
+    facts = check_inputs(config, record, attempt.scratch / handover.ROWS)
     handover.write_facts(attempt.scratch, facts)
     return Prepared(config, _ranks(attempt, config, attempt.settings, record))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -17,11 +17,11 @@ from finetune_api.run import RunConfig
 from finetune_trainer.data.balance import Balance, balance
 from finetune_trainer.data.clean import cleaner_of
 from finetune_trainer.data.extra import extra_columns
-from finetune_trainer.data.media import plain
-from finetune_trainer.data.rows import MemoryTable, PlaceArray, Row, Rows, RowTable
+from finetune_trainer.data.rows import PlaceArray, Rows
 from finetune_trainer.data.sides import held_out_of, rule_of, split_rows
 from finetune_trainer.data.sources import Reading
 from finetune_trainer.data.split import Side
+from finetune_trainer.data.table import TableWriter, temporary_folder
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import DataError
 from finetune_trainer.tasks import TASKS
@@ -57,9 +57,8 @@ class Data:
         """Hash over the rows of every side: equal if and only if the run sees the same data."""
         digest = hashlib.sha256()
         for side, rows in sorted(self.sides.items()):
-            for row in rows:
-                weight = [] if row.weight == 1.0 else [row.weight]
-                digest.update(json.dumps([side, plain(row.values), *weight], sort_keys=True).encode())
+            digest.update(f"{side} {len(rows)} {rows.digest}\n".encode())
+            digest.update(rows.weights.tobytes())
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
@@ -74,22 +73,27 @@ def places_of(config: RunConfig) -> Places:
     return Places(config.volumes, config.base_folder)
 
 
-def load_data(config: RunConfig) -> Data:
+def load_data(config: RunConfig, folder: Path | None = None) -> Data:
     """Read, split and check the rows. Raises ConfigError, DataError or Unavailable.
 
-    All rows lie in one table; the stages hand on places in it, never rows.
+    All rows lie in one table in `folder`, or in one that goes with the table; the stages hand on places in it, never
+    rows.
     """
     task, held_out = TASKS[config.task], held_out_of(config)
     rule_of(config)
-    reading = _Reading(config)
+    reading = _Reading(config, folder or temporary_folder())
 
     training = reading.read(config.dataset.train, Side.TRAIN, f"{FIELD}.train")[: config.dataset.limit]
-    sides, splits = split_rows(Rows(reading.table, training), config)
-    for side, wanted in held_out.items():
-        if wanted.sources is not None:
-            sides[side] = reading.read(wanted.sources, side, f"{FIELD}.{side}.sources")
+    own = {
+        side: reading.read(wanted.sources, side, f"{FIELD}.{side}.sources")
+        for side, wanted in held_out.items()
+        if wanted.sources is not None
+    }
+    table = reading.writer.close()
+    sides, splits = split_rows(Rows(table, training), config)
+    sides |= own
     _check_sides(sides, held_out, len(training), config)
-    rows = {side: Rows(reading.table, places) for side, places in sides.items()}
+    rows = {side: Rows(table, places) for side, places in sides.items()}
     labels, reports = task.check(rows, config), {"cleaning": reading.cleaner.record(), "splits": splits}
     return Data(rows, labels, reading.sources, reports, balance(task, rows[Side.TRAIN], labels, config))
 
@@ -97,28 +101,25 @@ def load_data(config: RunConfig) -> Data:
 class _Reading:
     """The table as it grows, and what was read so far."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, folder: Path) -> None:
         self.config = config
         self.cleaner = cleaner_of(config)
-        self.rows: list[Row] = []
+        self.writer = TableWriter(folder)
         self.sources: list[SourceFacts] = []
-
-    @property
-    def table(self) -> RowTable:
-        return MemoryTable(self.rows)
 
     def read(self, sources: Sequence[Source], side: Side, field_path: str) -> PlaceArray:
         """Add the rows of a side's sources to the table; returns their places."""
-        start = len(self.rows)
+        start = len(self.writer)
         for number, source in enumerate(sources):
             self._add(source, extra_columns(self.config, side), f"{field_path}[{number}]")
-        return numpy.arange(start, len(self.rows))
+        return numpy.arange(start, len(self.writer))
 
     def _add(self, source: Source, keep: Mapping[str, str], field_path: str) -> None:
         task, names = TASKS[self.config.task], self.config.dataset.columns
         places = places_of(self.config)
         reading = Reading(source, task.roles, names, places, field_path, keep=keep, cleaner=self.cleaner)
-        self.rows.extend(reading.rows())
+        for row in reading.rows():
+            self.writer.add(row)
         self.sources.append(SourceFacts(source.uri, reading.count, reading.digest, reading.revision))
 
 

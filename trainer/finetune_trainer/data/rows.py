@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +12,17 @@ from typing import Any, Protocol, overload
 import numpy
 from numpy.typing import ArrayLike, NDArray
 
+from finetune_trainer.data.media import plain
+
 Record = Mapping[str, Any]
 """Cells by column."""
 PlaceArray = NDArray[numpy.int64]
 """Numbers of rows in a table: what the stages of preparation hand on instead of rows."""
 CHUNK = 1024
 """Rows that an iteration reads at once."""
+MANY = 1 << 16
+"""Rows whose hashes are read at once."""
+HASH_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,12 @@ class Row:
         return f"row {self.number} of {self.source}"
 
 
+def hash_of(row: Row) -> bytes:
+    """What a row's values are, wherever it stands: of an image or a sound by its bytes and its name."""
+    text = json.dumps(plain(row.values), sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
+
+
 class RowTable(Protocol):
     """Where rows lie, in memory or on disk."""
 
@@ -46,6 +59,9 @@ class RowTable(Protocol):
 
     def weights(self, places: PlaceArray) -> NDArray[numpy.float64]:
         """How much each of them counts."""
+
+    def hashes(self, places: PlaceArray) -> NDArray[numpy.uint8]:
+        """What the values of each are, (rows, HASH_BYTES); see `hash_of`."""
 
 
 class MemoryTable:
@@ -62,6 +78,10 @@ class MemoryTable:
 
     def weights(self, places: PlaceArray) -> NDArray[numpy.float64]:
         return numpy.array([self._rows[place].weight for place in places], dtype=numpy.float64)
+
+    def hashes(self, places: PlaceArray) -> NDArray[numpy.uint8]:
+        found = b"".join(hash_of(self._rows[place]) for place in places)
+        return numpy.frombuffer(found, dtype=numpy.uint8).reshape(-1, HASH_BYTES)
 
 
 class Rows(Sequence[Row]):
@@ -93,6 +113,14 @@ class Rows(Sequence[Row]):
     def weights(self) -> NDArray[numpy.float64]:
         """How much each row counts."""
         return self.table.weights(self.places)
+
+    @property
+    def digest(self) -> str:
+        """Hash over the values of all rows in their order."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.places), MANY):
+            digest.update(self.table.hashes(self.places[start : start + MANY]).tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.places)
