@@ -141,6 +141,46 @@ def test_leftovers_of_a_killed_attempt_go(tmp_path: Path) -> None:
     assert names(tmp_path) == ["FENCE"]
 
 
+def published_best(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("best-*"))
+
+
+def test_the_best_weights_stay_as_long_as_a_checkpoint_may_need_them(tmp_path: Path) -> None:
+    """Who resumes from step 10 finds best-8, although best-12 is better; with step 10 it goes."""
+    store = a_store(tmp_path, keep_last=1)
+    store.publish_best(8, write, [8])
+    store.publish(10, write, [8])
+    store.publish_best(12, write, [12])
+    assert published_best(tmp_path) == ["best-12", "best-8"]
+    store.publish(20, write, [12])
+    assert published_best(tmp_path) == ["best-12"]
+    assert store.best(12) == tmp_path / "best-12"
+    assert store.best(8) is None
+
+
+def test_best_weights_that_no_checkpoint_knows_go_at_once(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    for step in (4, 8):
+        store.publish_best(step, write, [step])
+    assert published_best(tmp_path) == ["best-8"]
+
+
+def test_best_weights_of_steps_that_will_come_again_are_forgotten(tmp_path: Path) -> None:
+    """They were made by an attempt that may have computed otherwise."""
+    store = a_store(tmp_path)
+    store.publish_best(8, write, [8])
+    store.publish_best(12, write, [8, 12])
+    store.forget_after(8)
+    assert published_best(tmp_path) == ["best-8"]
+    assert store.newest() == Found(None, ())
+
+
+def test_damaged_best_weights_are_not_there(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    tear(store.publish_best(8, write, [8]))
+    assert store.best(8) is None
+
+
 def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

@@ -6,24 +6,32 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import DistributedDataParallelKwargs  # type: ignore[import-untyped]
+from torch import nn
 
 from finetune_api.run import RunConfig
 from finetune_api.training import Precision, Training
 from finetune_trainer import files
+from finetune_trainer.averaging import WeightAverage
 from finetune_trainer.checkpoint import CheckpointStore, owner_of
+from finetune_trainer.data.folds import of_fold
 from finetune_trainer.data.kept import open_data
 from finetune_trainer.data.prepare import Data, load_data
 from finetune_trainer.data.sampler import Sampler, row_seed
 from finetune_trainer.data.split import Side
+from finetune_trainer.environment import environment
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.evaluate import Encoded
+from finetune_trainer.forgetting import prepare_forgetting
 from finetune_trainer.methods import TrainingMethod
 from finetune_trainer.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.optimizer import build_optimizer
 from finetune_trainer.precision import choose_precision
+from finetune_trainer.recomputing import recompute, recomputes
 from finetune_trainer.record import (
     Choices,
     Facts,
@@ -35,12 +43,13 @@ from finetune_trainer.record import (
 )
 from finetune_trainer.report.reporter import Reporter
 from finetune_trainer.run import Run, SavePlan
-from finetune_trainer.schedule import log_interval, total_steps, warmup_steps
+from finetune_trainer.schedule import log_interval, total_steps, unfreezing_interval, warmup_steps
 from finetune_trainer.state import State, seed_everything
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Example, Examples, TaskKind
 from finetune_trainer.training_rows import TrainingRows
+from finetune_trainer.unfreezing import Unfreezing
 from finetune_trainer.world import World
 
 log = logging.getLogger(__name__)
@@ -54,7 +63,7 @@ def build_run(
 ) -> Run:
     """Everything that the loop works with, at step 0."""
     training = config.training
-    data = load_data(config) if facts.rows is None else open_data(facts.rows)
+    data = of_fold(load_data(config) if facts.rows is None else open_data(facts.rows), config)
     task = TASKS[config.task].load(facts.folder, data.labels, config)
     task.class_weights = data.balance.class_weights
     examples = {side: _encode(task, data, side) for side in Side}
@@ -65,10 +74,13 @@ def build_run(
     module = method.prepare(model, new)
     norms = RunningStatistics(module)
     _check_groups(norms, sampler)
-    choices = _choose(config, facts, world, sampler, norms, threads)
+    choices = _choose(config, facts, world, sampler, norms, threads, module)
+    if choices.recompute:
+        recompute(module)
     accelerator = _accelerator(choices, world)
     replica = accelerator.prepare_model(module)
     encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
+    forgetting = prepare_forgetting(task, module, new, examples[Side.TRAIN], world)
 
     module.train()
     reporter.update(total_steps=choices.total_steps)
@@ -82,6 +94,9 @@ def build_run(
         replica=replica,
         norms=norms,
         optimizer=build_optimizer(module, training),
+        average=WeightAverage(module, training.ema),
+        unfreezing=_unfreezing(module, training, sampler, choices),
+        forgetting=forgetting,
         train=encoded[Side.TRAIN],
         validation=encoded[Side.VALIDATION],
         test=encoded[Side.TEST],
@@ -92,6 +107,12 @@ def build_run(
         state=State(),
         saves=SavePlan(config.checkpoint, 0, time.monotonic()),
     )
+
+
+def _unfreezing(model: nn.Module, training: Training, sampler: Sampler, choices: Choices) -> Unfreezing:
+    wanted = training.gradual_unfreezing
+    interval = None if wanted is None else unfreezing_interval(wanted, sampler.steps_per_epoch)
+    return Unfreezing(model, interval, choices.total_steps)
 
 
 def _store(config: RunConfig, facts: Facts) -> CheckpointStore:
@@ -133,8 +154,19 @@ def _check_groups(norms: RunningStatistics, sampler: Sampler) -> None:
         raise ConfigError("BatchTooSmall", message, hint)
 
 
+def _around(world: World) -> dict[str, Any]:
+    machine = environment(uses_gpu=world.device.type == "cuda")
+    return {"id": uuid4().hex[:16], "versions": installed_versions(), "environment": machine}
+
+
 def _choose(
-    config: RunConfig, facts: Facts, world: World, sampler: Sampler, norms: RunningStatistics, threads: int
+    config: RunConfig,
+    facts: Facts,
+    world: World,
+    sampler: Sampler,
+    norms: RunningStatistics,
+    threads: int,
+    model: nn.Module,
 ) -> Choices:
     """The first attempt's choices, or new ones, kept in run.json from now on. The main process decides."""
     choices = None
@@ -142,15 +174,17 @@ def _choose(
         folder = Path(config.folder)
         choices = kept_choices(read_record(folder))
         if choices is None:
-            choices = _new_choices(config, world, sampler, norms, threads)
-            files.write_json(folder / files.RECORD, record_of(config, facts, choices, installed_versions()))
+            choices = _new_choices(config, world, sampler, norms, threads, model)
+            files.write_json(folder / files.RECORD, record_of(config, facts, choices, _around(world)))
         else:
             _warn_if_inexact(choices, world, threads)
     received: Choices = world.broadcast(choices)
     return received
 
 
-def _new_choices(config: RunConfig, world: World, sampler: Sampler, norms: RunningStatistics, threads: int) -> Choices:
+def _new_choices(
+    config: RunConfig, world: World, sampler: Sampler, norms: RunningStatistics, threads: int, model: nn.Module
+) -> Choices:
     training = config.training
     total = total_steps(training, sampler.epoch_rows)
     return Choices(
@@ -161,6 +195,7 @@ def _new_choices(config: RunConfig, world: World, sampler: Sampler, norms: Runni
         log_steps=log_interval(total),
         total_steps=total,
         warmup_steps=warmup_steps(training, total),
+        recompute=recomputes(training.gradient_checkpointing, model, world.device),
     )
 
 

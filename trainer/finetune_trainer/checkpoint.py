@@ -1,13 +1,15 @@
 """Checkpoints that are whole or not there, and the fence that keeps a superseded attempt from publishing.
 
 A checkpoint is a folder `step-N` with a manifest of sizes and hashes. It is written under another name, synced, and
-renamed. This module knows nothing of what is in one.
+renamed. Beside them lie the weights of the best evaluations in folders `best-N`, made in the same way: they stay as
+long as a checkpoint that is kept was written when they were among the best, so that whoever resumes from it finds them.
+This module knows nothing of what is in one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from finetune_trainer.files import files_below, read_json, remove, sha256_of, sy
 FENCE = "FENCE"
 MANIFEST = "manifest.json"
 PREFIX = "step-"
+BEST = "best-"
 TEMPORARY = ".tmp-"
 
 
@@ -51,7 +54,7 @@ class Found:
 
 
 def step_of(path: Path) -> int:
-    return int(path.name.removeprefix(PREFIX))
+    return int(path.name.rpartition("-")[2])
 
 
 def expired(steps: Iterable[int], keep_last: int) -> list[int]:
@@ -84,19 +87,38 @@ class CheckpointStore:
         self.fingerprint = fingerprint
         self.keep_last = keep_last
 
-    def publish(self, step: int, write: Callable[[Path], None]) -> Path:
+    def publish(self, step: int, write: Callable[[Path], None], best: Sequence[int] = ()) -> Path:
         """Save what `write` puts into the folder it is given as `step-N`, unless that is there and whole.
 
-        Raises Preempted if a later attempt has claimed the store, Unavailable if it cannot be written.
+        `best` are the steps whose evaluations were the best until now. Raises Preempted if a later attempt has claimed
+        the store, Unavailable if it cannot be written.
         """
-        final = self.folder / f"{PREFIX}{step}"
+        return self._publish(f"{PREFIX}{step}", step, write, best)
+
+    def publish_best(self, step: int, write: Callable[[Path], None], best: Sequence[int]) -> Path:
+        """The same for the weights of an evaluation, `best-N`, which is now one of those that are the `best`."""
+        return self._publish(f"{BEST}{step}", step, write, best)
+
+    def best(self, step: int) -> Path | None:
+        """The whole weights of the evaluation at `step`."""
+        path = self.folder / f"{BEST}{step}"
+        return path if self._flaw(path) is None else None
+
+    def forget_after(self, step: int) -> None:
+        """Remove the weights of evaluations after the step that is resumed from: they will be made again."""
+        for path in self._all(BEST):
+            if step_of(path) > step:
+                remove(path)
+
+    def _publish(self, name: str, step: int, write: Callable[[Path], None], best: Sequence[int]) -> Path:
+        final = self.folder / name
         temporary = self.folder / f"{TEMPORARY}{final.name}-{os.getpid()}"
         with _store_errors(self.folder, self.owner):
             if final.exists() and self._flaw(final) is None:
                 return final
             temporary.mkdir()
             write(temporary)
-            self._seal(temporary, step)
+            self._seal(temporary, step, best)
             if (current := _read_fence(self.folder)) != self.owner:
                 remove(temporary)
                 raise _superseded(current)
@@ -105,7 +127,18 @@ class CheckpointStore:
             sync(self.folder)
             for old in expired(map(step_of, self._all()), self.keep_last):
                 remove(self.folder / f"{PREFIX}{old}")
+            self._remove_worse(best)
         return final
+
+    def _remove_worse(self, best: Iterable[int]) -> None:
+        """Remove the weights of evaluations that neither the run nor one of its checkpoints counts to the best."""
+        needed = set(best)
+        for path in self._all():
+            manifest = read_json(path / MANIFEST)
+            needed |= set(manifest.get("best", ())) if isinstance(manifest, dict) else set()
+        for path in self._all(BEST):
+            if step_of(path) not in needed:
+                remove(path)
 
     def newest(self) -> Found:
         """The newest whole checkpoint of this very run. A torn or foreign one falls back to the one before."""
@@ -118,19 +151,20 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Remove all checkpoints."""
-        for path in self._all():
+        for path in (*self._all(), *self._all(BEST)):
             remove(path)
 
-    def _all(self) -> Iterator[Path]:
-        return (path for path in self.folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal())
+    def _all(self, prefix: str = PREFIX) -> Iterator[Path]:
+        return (path for path in self.folder.glob(f"{prefix}*") if path.name.removeprefix(prefix).isdecimal())
 
-    def _seal(self, folder: Path, step: int) -> None:
+    def _seal(self, folder: Path, step: int, best: Sequence[int]) -> None:
         """Sync every file and write the manifest over them, last."""
         files = {}
         for path in files_below(folder):
             sync(path)
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        write_json(folder / MANIFEST, {"step": step, "fingerprint": self.fingerprint, "files": files})
+        manifest = {"step": step, "fingerprint": self.fingerprint, "best": list(best), "files": files}
+        write_json(folder / MANIFEST, manifest)
         sync(folder)
 
     def _flaw(self, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -16,15 +16,18 @@ import torch
 from torch import nn
 
 from finetune_api.evaluation import EvaluationStrategy
+from finetune_trainer.best import best_steps, judge_evaluation
 from finetune_trainer.data.sampler import draw_seed, share
 from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.evaluate import StopRequested, evaluate, prefixed
+from finetune_trainer.forgetting import BEFORE, measure
 from finetune_trainer.gradients import MicroBatch, accumulate
 from finetune_trainer.optimizer import scale_gradients, set_learning_rate
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.run import Run
 from finetune_trainer.schedule import learning_rate_factor
 from finetune_trainer.state import write_state
+from finetune_trainer.usage import energy_of
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class Agreed:
 
 def train(run: Run) -> None:
     """Train up to the last step. Raises Preempted, after saving, as soon as any process was asked to stop."""
+    if run.state.step == 0:
+        _measure_before(run)
     run.reporter.doing(Activity.TRAINING)
     while True:
         if _evaluation_is_due(run):
             _validate(run)
-        if run.state.step == run.choices.total_steps:
+        if run.state.stopped_early or run.state.step == run.choices.total_steps:
             break
         parts = next_batches(run)
         agreed = agree(run, parts)
@@ -55,7 +60,18 @@ def train(run: Run) -> None:
         _advance(run, agreed)
         if run.state.step % run.choices.log_steps == 0 or run.state.step == run.choices.total_steps:
             _log(run, norm)
+    if run.state.stopped_early:
+        run.reporter.update(stopped_early=True, eta_seconds=0.0)
     save(run)
+
+
+def _measure_before(run: Run) -> None:
+    """What the model can do of what it may forget; kept in every checkpoint."""
+    run.reporter.doing(Activity.EVALUATING)
+    try:
+        run.state.before = measure(run, BEFORE)
+    except StopRequested:
+        save_and_leave(run)
 
 
 def next_batches(run: Run) -> list[MicroBatch]:
@@ -88,10 +104,12 @@ def _optimize(run: Run, parts: Sequence[MicroBatch], count: float) -> torch.Tens
     accumulate(run, parts)
     # DDP has divided the sum by the number of processes. A step of rows that count for nothing has no gradient.
     scale_gradients(run.parameters, run.world.size / (count or 1.0))
+    run.unfreezing.drop_frozen(run.state.step)
     norm = nn.utils.clip_grad_norm_(run.parameters, run.config.training.max_grad_norm)
     set_learning_rate(run.optimizer, learning_rate(run))
     run.optimizer.step()
     run.optimizer.zero_grad()
+    run.average.update(run.state.step)
     return norm
 
 
@@ -167,24 +185,18 @@ def _evaluation_is_due(run: Run) -> bool:
 def _validate(run: Run) -> None:
     run.reporter.doing(Activity.EVALUATING)
     try:
-        evaluation = evaluate(run.model, run.task, run.validation, run.world, run.stop)
+        with run.average.in_place():
+            evaluation = evaluate(run.model, run.task, run.validation, run.world, run.stop)
+            run.state.evaluated_step = run.state.step
+            judge_evaluation(run, None if evaluation is None else evaluation.report.metrics)
     except StopRequested:
         save_and_leave(run)
-    run.state.evaluated_step = run.state.step
     if evaluation is not None:
         metrics = prefixed("validation", evaluation.report.metrics)
-        _keep_best(run, evaluation.report.metrics)
         run.state.metrics = metrics
         run.reporter.update(metrics=metrics)
         run.reporter.record(metrics)
     run.reporter.doing(Activity.TRAINING)
-
-
-def _keep_best(run: Run, metrics: Mapping[str, float]) -> None:
-    goal, best = run.task.goal, run.state.best
-    value = metrics.get(goal.metric)
-    if value is not None and (best is None or goal.improves(value, best["value"])):
-        run.state.best = {"metric": f"validation_{goal.metric}", "value": value, "step": run.state.step}
 
 
 def save(run: Run) -> None:
@@ -192,10 +204,15 @@ def save(run: Run) -> None:
     run.reporter.doing(Activity.SAVING)
     state = run.state
     state.seconds = run.earlier_seconds + time.monotonic() - run.first_time
+    state.energy = energy_of(run)
     _collect_loss(run)
     if run.world.is_main:
         state.log_bytes = run.reporter.log_bytes
-        path = run.store.publish(state.step, lambda folder: write_state(folder, state, run.model, run.optimizer))
+        path = run.store.publish(
+            state.step,
+            lambda folder: write_state(folder, state, run.model, run.optimizer, run.average.tensors),
+            best_steps(run),
+        )
         uri = f"{run.config.checkpoint_uri or run.config.checkpoint_folder}/{path.name}"
         run.reporter.update(checkpoint_step=state.step, checkpoint_uri=uri, checkpoint_time=time.time())
     run.saves.saved(state.step, time.monotonic())
@@ -207,5 +224,10 @@ def save_and_leave(run: Run) -> NoReturn:
     if run.state.step == 0:
         raise Preempted("Preempted", "asked to stop before the first step", "run it again to start")
     save(run)
+    leave(run)
+
+
+def leave(run: Run) -> NoReturn:
+    """End this attempt, whose last step is saved. Raises Preempted."""
     message = f"asked to stop; saved at step {run.state.step} of {run.choices.total_steps}"
     raise Preempted("Preempted", message, "run it again to go on from there")

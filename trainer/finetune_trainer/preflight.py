@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from finetune_trainer.data.prepare import load_data, places_of
 from finetune_trainer.data.told import told
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import OUTCOME, read_json
+from finetune_trainer.forgetting import check_forgetting
 from finetune_trainer.gate import check_gate
 from finetune_trainer.methods.limits import check_method, check_positions, gpus_of
 from finetune_trainer.model_folder import ModelFolder, Needs, check_max_length, find_folder
+from finetune_trainer.objective import check_smoothing
 from finetune_trainer.record import Facts, check_same_data, facts_of
+from finetune_trainer.report.trackers.choice import check_tracking
+from finetune_trainer.selection import check_goal
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.augments import check_augment
 from finetune_trainer.tasks.base import TaskKind
@@ -81,6 +86,8 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     Raises ConfigError, DataError or Unavailable.
     """
     check_gate(config)
+    check_tracking(config, os.environ)
+    check_goal(config)
     check_augment(TASKS[config.task], config)
     check_balance(TASKS[config.task], config)
     check_method(config, gpus_of(config))
@@ -92,7 +99,8 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     model = find_model(config, TASKS[config.task])
     check_max_length(config.training.max_length, model)
     check_positions(config, model)
-    facts = facts_of(config, data, model)
+    check_smoothing(config, model)
+    facts = facts_of(config, data, model, check_forgetting(config, data, model))
     if record is not None:
         check_same_data(facts, record)
     return facts

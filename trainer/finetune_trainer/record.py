@@ -35,6 +35,7 @@ class Choices:
     log_steps: int
     total_steps: int
     warmup_steps: int
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,16 @@ class Facts:
     rows: Path | None = None
 
 
-def facts_of(config: RunConfig, data: Data, model: ModelFolder) -> Facts:
-    """Reads the model's files once to hash them."""
+def facts_of(config: RunConfig, data: Data, model: ModelFolder, forgetting: Mapping[str, Any] | None = None) -> Facts:
+    """Reads the model's files once to hash them; `forgetting` is what is known of the rows of that check."""
     about_model = {
         "uri": ", ".join(config.model.uris().values()),
         "modelType": model.model_type,
         "revision": model.revision,
         "sha256": digest_of(dict(model.files())),
     }
-    return Facts(data.record(), about_model, model)
+    about_data = data.record() | ({"forgetting": dict(forgetting)} if forgetting else {})
+    return Facts(about_data, about_model, model)
 
 
 def defining(config: RunConfig) -> dict[str, Any]:
@@ -84,8 +86,8 @@ def fingerprint(config: RunConfig, facts: Facts) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def record_of(config: RunConfig, facts: Facts, choices: Choices, versions: Mapping[str, str]) -> dict[str, Any]:
-    """The document that is written to run.json."""
+def record_of(config: RunConfig, facts: Facts, choices: Choices, around: Mapping[str, Any]) -> dict[str, Any]:
+    """The document that is written to run.json; `around` are the run's id, its versions and its machine."""
     return {
         "version": "v1",
         "job": config.job.to_dict(),
@@ -94,7 +96,7 @@ def record_of(config: RunConfig, facts: Facts, choices: Choices, versions: Mappi
         "data": dict(facts.data),
         "model": dict(facts.model),
         "choices": asdict(choices),
-        "versions": dict(versions),
+        **around,
     }
 
 
@@ -123,9 +125,11 @@ def check_unchanged(config: RunConfig, record: Mapping[str, Any]) -> None:
 
 def check_same_data(facts: Facts, record: Mapping[str, Any]) -> None:
     """Raise ConfigError if rows or model are no longer those that the run began with."""
-    for name, now in (("data", facts.data), ("model", facts.model)):
-        if record[name]["sha256"] != now["sha256"]:
-            message = f"the {name} changed since this run began: its hash was {record[name]['sha256'][:12]}…"
+    seen = {"data": facts.data, "model": facts.model, "data to forget": facts.data.get("forgetting")}
+    before = {**record, "data to forget": record["data"].get("forgetting")}
+    for name, now in seen.items():
+        if now is not None and before[name]["sha256"] != now["sha256"]:
+            message = f"the {name} changed since this run began: its hash was {before[name]['sha256'][:12]}…"
             raise ConfigError("InputChanged", message, "put it back, or start over in another folder")
 
 

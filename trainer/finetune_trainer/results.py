@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from finetune_trainer import files
 from finetune_trainer.analysis.document import analyse
+from finetune_trainer.best import restore_best
 from finetune_trainer.card import model_card
 from finetune_trainer.crossval import write_fold
+from finetune_trainer.environment import environment
 from finetune_trainer.errors import EvaluationGateFailed
 from finetune_trainer.evaluate import Evaluation, StopRequested, evaluate, prefixed
+from finetune_trainer.forgetting import AFTER, compared, measure
 from finetune_trainer.gate import Judged, failure_of, judge
-from finetune_trainer.loop import save_and_leave
+from finetune_trainer.loop import leave
 from finetune_trainer.methods import TrainingMethod
 from finetune_trainer.methods.virtual_tokens import BASE
 from finetune_trainer.pages.page import leave_page
 from finetune_trainer.record import read_record
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.run import Run
+from finetune_trainer.usage import energy_of, usage_of
 
 log = logging.getLogger(__name__)
 READABLE = 0o644
@@ -32,10 +37,13 @@ def finish(run: Run, method: TrainingMethod) -> EvaluationGateFailed | None:
     Returns the end of a run that did not pass its gate, in the main process.
     """
     run.reporter.doing(Activity.EVALUATING)
+    restore_best(run)
     try:
+        remembered = measure(run, AFTER)
         evaluation = evaluate(run.model, run.task, run.test, run.world, run.stop, baseline=run.train.rows)
     except StopRequested:
-        save_and_leave(run)
+        leave(run)
+    energy = energy_of(run)
     if evaluation is None:
         return None
     run.reporter.doing(Activity.SAVING)
@@ -47,7 +55,7 @@ def finish(run: Run, method: TrainingMethod) -> EvaluationGateFailed | None:
         return None
     judged = judge(run.config.evaluation.gate, metrics)
     _save_model(run, method)
-    _write_results(run, evaluation, metrics, judged)
+    _write_results(run, evaluation, metrics, judged, remembered, usage_of(run, energy))
     leave_page(Path(run.config.folder), evaluation.report.errors, run.test.rows)
     for name, value in metrics.items():
         log.info("%s %.4f", name, value)
@@ -71,15 +79,36 @@ def _save_model(run: Run, method: TrainingMethod) -> None:
     temporary.rename(folder / files.MODEL)
 
 
-def _write_results(run: Run, evaluation: Evaluation, metrics: dict[str, float], judged: Sequence[Judged]) -> None:
+def _write_results(
+    run: Run,
+    evaluation: Evaluation,
+    metrics: dict[str, float],
+    judged: Sequence[Judged],
+    remembered: dict[str, float],
+    usage: dict[str, Any],
+) -> None:
     folder, report = Path(run.config.folder), evaluation.report
     gate = {"gate": [one.to_dict() for one in judged]} if judged else {}
     found = analyse(run.task, run.test.rows, evaluation.predictions, run.config.evaluation.slices)
-    document = {"metrics": metrics, "best": run.state.best, **gate, **report.details, "analysis": found}
-    files.write_json(folder / files.EVALUATION, document)
+    ended = _how_it_ended(run, remembered)
+    document = {"metrics": metrics, "best": run.state.best, **ended, **gate, **report.details, "analysis": found}
+    machine = environment(uses_gpu=run.world.device.type == "cuda")
+    files.write_json(folder / files.EVALUATION, {**document, "usage": usage, "environment": machine})
     files.write_atomic(folder / files.ERRORS, "".join(files.json_line(error) for error in report.errors))
     said = zip(run.test.rows, evaluation.predictions, strict=True)
     lines = ({"source": row.source, "row": row.number, **run.task.present(prediction)} for row, prediction in said)
     files.write_atomic(folder / files.PREDICTIONS, "".join(files.json_line(line) for line in lines))
-    record = read_record(folder) or {}
+    record = (read_record(folder) or {}) | {"usage": usage}
+    files.write_json(folder / files.RECORD, record)
     files.write_atomic(folder / files.CARD, model_card(run.config, record, metrics, run.state.seconds, run.task.usage))
+
+
+def _how_it_ended(run: Run, remembered: dict[str, float]) -> dict[str, Any]:
+    """Whether it was before the last step, and what was forgotten."""
+    state = run.state
+    found: dict[str, Any] = {}
+    if state.stopped_early:
+        found["stoppedEarly"] = {"step": state.step, "totalSteps": run.choices.total_steps}
+    if state.before:
+        found["forgetting"] = compared(state.before, remembered)
+    return found

@@ -11,8 +11,10 @@ from torch import nn
 
 from finetune_api.policy import CheckpointPolicy
 from finetune_api.run import RunConfig
+from finetune_trainer.averaging import WeightAverage
 from finetune_trainer.checkpoint import CheckpointStore
 from finetune_trainer.data.sampler import Sampler, micro_batches, row_seed
+from finetune_trainer.energy import Meter
 from finetune_trainer.evaluate import Encoded
 from finetune_trainer.norms import RunningStatistics
 from finetune_trainer.record import Choices
@@ -20,6 +22,7 @@ from finetune_trainer.report.reporter import Reporter
 from finetune_trainer.state import State
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks.base import TaskKind
+from finetune_trainer.unfreezing import Unfreezing
 from finetune_trainer.world import World
 
 Drawn = tuple[int, int]
@@ -61,9 +64,12 @@ class Run:
     replica: nn.Module
     norms: RunningStatistics
     optimizer: torch.optim.Optimizer
+    average: WeightAverage
+    unfreezing: Unfreezing
     train: Encoded
     validation: Encoded
     test: Encoded
+    forgetting: Encoded | None
     sampler: Sampler
     store: CheckpointStore
     reporter: Reporter
@@ -75,6 +81,8 @@ class Run:
     earlier_seconds: float = 0.0
     first_time: float = field(default_factory=time.monotonic)
     data_wait: float = 0.0
+    meter: Meter = field(default_factory=lambda: Meter({}))
+    earlier_energy: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.world.device)

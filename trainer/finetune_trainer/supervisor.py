@@ -24,7 +24,7 @@ from finetune_api.run import RunConfig
 from finetune_api.status import Status
 from finetune_trainer import files, handover
 from finetune_trainer.cgroup import memory_kills
-from finetune_trainer.checkpoint import PREFIX, claim, owner_of
+from finetune_trainer.checkpoint import BEST, PREFIX, claim, owner_of
 from finetune_trainer.crossval import fold_config
 from finetune_trainer.data.remote import ENV_DOWNLOADS
 from finetune_trainer.errors import CodeError, Preempted, RunError, Unavailable
@@ -210,7 +210,7 @@ def _clear(folder: Path, checkpoints: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
     for name in files.RESULTS:
         files.remove(folder / name)
-    for path in checkpoints.glob(f"{PREFIX}*"):
+    for path in (*checkpoints.glob(f"{PREFIX}*"), *checkpoints.glob(f"{BEST}*")):
         files.remove(path)
 
 

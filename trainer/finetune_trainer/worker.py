@@ -18,7 +18,9 @@ from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
 from finetune_trainer import crossval, handover
 from finetune_trainer.build import build_run
-from finetune_trainer.errors import ConfigError
+from finetune_trainer.checkpoint import step_of
+from finetune_trainer.energy import open_meter
+from finetune_trainer.errors import ConfigError, EvaluationGateFailed
 from finetune_trainer.faults import explain
 from finetune_trainer.log import Tail, set_up_logging
 from finetune_trainer.loop import train
@@ -30,12 +32,13 @@ from finetune_trainer.report.console import Console
 from finetune_trainer.report.kubeflow import ProgressReports
 from finetune_trainer.report.prometheus import MetricsPage
 from finetune_trainer.report.reporter import MetricsLog, Reporter
-from finetune_trainer.report.snapshot import Sink
+from finetune_trainer.report.snapshot import Ending, Sink
 from finetune_trainer.report.status_file import StatusFile
 from finetune_trainer.results import finish
 from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, read_settings
 from finetune_trainer.state import read_state
+from finetune_trainer.tracking import ending_of, start_trackers
 from finetune_trainer.world import World, open_world
 
 log = logging.getLogger(__name__)
@@ -73,19 +76,32 @@ def work(config: RunConfig, settings: Settings, scratch: Path) -> None:
     world = open_world(os.environ[handover.ENV_DEVICE] == handover.GPU)
     _check_same_inputs(facts, world)
     reporter = _reporter(config, settings, world)
+    try:
+        not_passed = _train_and_finish(config, facts, world, reporter, threads)
+    except BaseException as error:
+        if (ending := ending_of(error)) is not None:
+            reporter.close(ending)
+        raise
+    reporter.close(Ending.DONE if not_passed is None else Ending.GATE_FAILED)
+    world.close()
+    if not_passed is not None:
+        raise not_passed
+
+
+def _train_and_finish(
+    config: RunConfig, facts: Facts, world: World, reporter: Reporter, threads: int
+) -> EvaluationGateFailed | None:
+    """Returns the end of a run that is done and did not pass its gate."""
     reporter.update(**crossval.part_of(config))
     method = METHODS[config.method.type](config.method)
     run = build_run(config, facts, method, world, reporter, threads)
+    _measure_energy(run)
     _resume(run)
     if config.evaluation.cross_validation is not None and config.fold is None:
         reporter.update(constants=crossval.conclude(run))
     run.stop.install()
     train(run)
-    not_passed = finish(run, method)
-    reporter.close()
-    world.close()
-    if not_passed is not None:
-        raise not_passed
+    return finish(run, method)
 
 
 def _check_same_inputs(facts: Facts, world: World) -> None:
@@ -112,7 +128,7 @@ def _resume(run: Run) -> None:
     """Go on from the newest whole checkpoint of this run, if there is one and the manifest allows it."""
     path = run.world.broadcast(_find_checkpoint(run) if run.world.is_main else None)
     if path is not None:
-        run.state = read_state(path, run.model, run.optimizer)
+        run.state = read_state(path, run.model, run.optimizer, run.average.tensors)
         run.saves.saved(run.state.step, time.monotonic())
         run.first_step, run.earlier_seconds = run.state.step, run.state.seconds
         run.reporter.update(
@@ -125,8 +141,16 @@ def _resume(run: Run) -> None:
             metrics=run.state.metrics,
         )
         log.info("resumed from step %d of %d", run.state.step, run.choices.total_steps)
+        run.earlier_energy = run.state.energy
     if run.reporter.metrics_log is not None:
         run.reporter.metrics_log.cut(run.state.log_bytes)
+    start_trackers(run, path is not None, os.environ)
+
+
+def _measure_energy(run: Run) -> None:
+    device, processes = run.world.device, int(os.environ["LOCAL_WORLD_SIZE"])
+    run.meter = open_meter(device.index if device.type == "cuda" else None, run.world.rank % processes == 0)
+    run.reporter.sinks.append(run.meter)
 
 
 def _find_checkpoint(run: Run) -> Path | None:
@@ -136,6 +160,7 @@ def _find_checkpoint(run: Run) -> Path | None:
     found = run.store.newest()
     for rejected in found.rejected:
         log.warning("checkpoint %s is of no use: %s", rejected.name, rejected.reason)
+    run.store.forget_after(-1 if found.path is None else step_of(found.path))
     return found.path
 
 

@@ -18,6 +18,15 @@ class Activity(StrEnum):
     SAVING = "Saving"
 
 
+class Ending(StrEnum):
+    """How an attempt ended; a stopped one goes on in the next."""
+
+    DONE = "Done"
+    GATE_FAILED = "GateFailed"
+    STOPPED = "Stopped"
+    FAILED = "Failed"
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One moment of a run. Times are seconds since 1970, rates are over all processes.
@@ -50,6 +59,7 @@ class Snapshot:
     stopped_early: bool = False
     started: float = 0.0
     time: float = 0.0
+    ending: Ending | None = None
 
     @property
     def percentage(self) -> int:

@@ -63,7 +63,8 @@ classify.predict([{"text": "A text.", "image": "picture.png", "audio": "clip.wav
         )
 
     def _config_of(self, source: ModelFolder) -> PreTrainedConfig:
-        return pretrained.load_config(source, self.config)
+        config, _ = pretrained.load_part(source, self.config)
+        return config
 
     @property
     def pads(self) -> bool:

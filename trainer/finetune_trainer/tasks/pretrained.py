@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.method import MethodType
 from finetune_api.run import RunConfig
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.methods.qlora import four_bits
 from finetune_trainer.model_folder import ModelFolder
 
 if TYPE_CHECKING:
@@ -69,27 +71,44 @@ def _load(what: str, file: str, loader: Callable[[str], Any], source: ModelFolde
 
 
 def load_config(source: ModelFolder, config: RunConfig, **changes: Any) -> PreTrainedConfig:
-    """The model's configuration with `changes`, and with the manifest's dropout where the architecture has one."""
+    """The model's configuration with `changes`, and with the manifest's dropout.
+
+    Raises ConfigError for a dropout that the architecture has no field for.
+    """
+    found, replaced = load_part(source, config, **changes)
+    if config.training.dropout is not None and not replaced:
+        message = f"spec.training.dropout: a {source.model_type} model has no dropout"
+        raise ConfigError("NotSupported", message, "leave it out")
+    return found
+
+
+def load_part(source: ModelFolder, config: RunConfig, **changes: Any) -> tuple[PreTrainedConfig, int]:
+    """The configuration of a part of a model, where others have dropout, too; and how many fields it has for that."""
     from transformers import AutoConfig
 
     trust = config.model.trust_remote_code
     found: PreTrainedConfig = AutoConfig.from_pretrained(str(source.path), trust_remote_code=trust, **changes)
-    _set_dropout(found, config.training.dropout)
-    return found
+    dropout = config.training.dropout
+    return found, 0 if dropout is None else set_dropout(found, dropout)
 
 
 def load_weights(
     auto_class: Any, source: ModelFolder, config: RunConfig, model_config: PreTrainedConfig
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model in 32 bits, and the names of the parameters that its file does not have, or has in another shape."""
+    """The model in 32 bits, with qlora in four; and the names of the parameters that its file does not have, or has in
+    another shape.
+    """
     import torch
     from safetensors import SafetensorError
 
+    how: dict[str, Any] = {"dtype": torch.float32}
+    if config.method.type is MethodType.QLORA and getattr(model_config, "quantization_config", None) is None:
+        how = four_bits()
     try:
         model, loading = auto_class.from_pretrained(
             str(source.path),
             config=model_config,
-            dtype=torch.float32,
+            **how,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             trust_remote_code=config.model.trust_remote_code,
@@ -101,10 +120,18 @@ def load_weights(
     return model, sorted(new)
 
 
-def _set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
-    """Replace every dropout probability that the architecture has a field for."""
-    if dropout is None:
-        return
-    for name in config.to_dict():
-        if name == "dropout" or name.endswith(("_dropout", "_dropout_prob", "_pdrop", "dropout_rate")):
-            setattr(config, name, dropout)
+def set_dropout(config: PreTrainedConfig, dropout: float) -> int:
+    """Replace every dropout probability that the architecture has a field for, in the parts of a model as well.
+
+    Dropping whole layers (`layerdrop`, `drop_path_rate`) is another thing and stays.
+    """
+    names = [name for name, value in vars(config).items() if _is_dropout(name, value)]
+    for name in names:
+        setattr(config, name, dropout)
+    parts = [part for name in config.sub_configs if (part := getattr(config, name, None)) is not None]
+    return len(names) + sum(set_dropout(part, dropout) for part in parts)
+
+
+def _is_dropout(name: str, value: object) -> bool:
+    named = "dropout" in name or name.endswith("pdrop")
+    return named and not isinstance(value, bool) and (value is None or isinstance(value, int | float))

@@ -1,0 +1,79 @@
+"""The weights of the best evaluation: kept as soon as there is a better one, put back before the test rows are seen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from finetune_trainer.run import Run
+from finetune_trainer.selection import Standing, goal_of, value_of
+from finetune_trainer.state import read_weights, trained_tensors, write_weights
+
+log = logging.getLogger(__name__)
+
+
+def judge_evaluation(run: Run, metrics: Mapping[str, float] | None) -> None:
+    """Keep the weights if the evaluation is one of the best, and say whether to stop.
+
+    Only the main process has metrics; all end with the same standing. Raises ConfigError where the rows do not define
+    what decides.
+    """
+    standing = _standing(run)
+    if metrics is not None:
+        standing = _with(run, standing, metrics)
+    standing = run.world.broadcast(standing)
+    state, stopping = run.state, run.config.evaluation.early_stopping
+    state.standing = asdict(standing)
+    state.best = dict(standing.best) if standing.best is not None else None
+    state.stopped_early = standing.is_enough(stopping) and state.step < run.choices.total_steps
+    if state.stopped_early and stopping is not None and state.best is not None:
+        message = "stopped at step %d of %d: %d evaluations were not better than %s %.4g at step %d"
+        best = (state.best["metric"], state.best["value"], state.best["step"])
+        log.info(message, state.step, run.choices.total_steps, standing.stale, *best)
+
+
+def _with(run: Run, standing: Standing, metrics: Mapping[str, float]) -> Standing:
+    """The standing with this evaluation, and its weights kept if they are among the best."""
+    config, step = run.config, run.state.step
+    goal, keep = goal_of(config, run.task.goal), config.checkpoint.keep_best
+    value = value_of(metrics, goal, config)
+    if value is None:
+        return standing
+    standing = standing.after(step, value, goal, keep, config.evaluation.early_stopping)
+    if keep and step in standing.steps:
+        run.store.publish_best(step, lambda folder: write_weights(folder, trained_tensors(run.model)), standing.steps)
+    return standing
+
+
+def best_steps(run: Run) -> list[int]:
+    """Steps of the evaluations whose weights are to stay."""
+    return _standing(run).steps if run.config.checkpoint.keep_best else []
+
+
+def _standing(run: Run) -> Standing:
+    state = run.state.standing
+    return Standing(tuple(state["ranking"]), state["stale"]) if state else Standing()
+
+
+def restore_best(run: Run) -> None:
+    """Give the model the weights that are tested and saved: those of the best evaluation, or the last ones.
+
+    Their average where one is kept. The run cannot go on with them.
+    """
+    if run.average.tensors:
+        run.average.swap()
+    best, kept = run.state.best, run.config.checkpoint.keep_best
+    if best is None:
+        return
+    path: Path | None = None
+    if run.world.is_main and kept and best["step"] != run.state.step:
+        path = run.store.best(best["step"])
+    path = run.world.broadcast(path)
+    if path is not None:
+        read_weights(path, run.model)
+        log.info("the weights of step %d, with the best %s, are back", best["step"], best["metric"])
+    best["restored"] = path is not None or best["step"] == run.state.step
+    if kept and not best["restored"]:
+        log.warning("the best weights, of step %d, are not there any more; those of the last step stay", best["step"])

@@ -1,0 +1,51 @@
+"""Gradient checkpointing: activations are thrown away and computed again in the backward pass, for memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from finetune_api.training import GradientCheckpointing
+from finetune_trainer.errors import ConfigError
+
+BYTES = 16
+"""Of a trained weight: itself, its gradient and two means."""
+SHORT = 0.5
+"""Share of the device's memory from which on what is left for activations is short."""
+
+
+def recomputes(wanted: GradientCheckpointing, model: nn.Module, device: torch.device) -> bool:
+    """Whether to recompute activations. Auto does where weights and optimizer take half of a GPU. Raises ConfigError
+    if the model cannot, and has to.
+    """
+    if wanted is GradientCheckpointing.NEVER:
+        return False
+    able = bool(_capable(model))
+    if wanted is GradientCheckpointing.ALWAYS and not able:
+        message = "spec.training.gradientCheckpointing: the model's architecture cannot compute its activations again"
+        raise ConfigError("NotSupported", message, "use Auto, and a smaller spec.training.microBatchSize")
+    return able and (wanted is GradientCheckpointing.ALWAYS or _is_short(model, device))
+
+
+def recompute(model: nn.Module) -> None:
+    """From now on. Random numbers are drawn again as they were, so the gradient is the same."""
+    for part in _capable(model):
+        part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+
+
+def _capable(model: nn.Module) -> list[PreTrainedModel]:
+    """The outermost models in it that can do so: the model itself, what an adapter wraps, joined encoders."""
+    found: dict[str, PreTrainedModel] = {}
+    for name, module in model.named_modules():
+        inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing and not inside:
+            found[name] = module
+    return list(found.values())
+
+
+def _is_short(model: nn.Module, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    needed = sum(parameter.numel() * (BYTES if parameter.requires_grad else 4) for parameter in model.parameters())
+    return needed > SHORT * torch.cuda.get_device_properties(device).total_memory
