@@ -83,7 +83,7 @@ class Look:
 
 def profile(rows: Mapping[Side, Sequence[Row]], inputs: Sequence[str], target: str | None) -> dict[str, Any]:
     """What profile.json holds; `inputs` are the roles that the model sees, `target` that of the classes."""
-    sides = {side: look_at(some, inputs, target) for side, some in rows.items() if len(some)}
+    sides = {side: look_at(rows[side], inputs, target) for side in Side if len(rows.get(side, ()))}
     return {
         "sides": {side.value: look.plain() for side, look in sides.items()},
         "warnings": [asdict(warned) for warned in warnings(sides)],
