@@ -1,4 +1,4 @@
-"""The `finetune` command: `check` a manifest, `run` it on this machine, `predict` with what it left."""
+"""The `finetune` command: `check` a manifest, `run` it on this machine, `predict` with what it left, `report` on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from finetune_api.job import FineTuneJob
 from finetune_api.manifest import InvalidManifest, Problem, parse_job, read_yaml
 from finetune_api.progress import ExitCode
-from finetune_cli import local, runner, screen
+from finetune_cli import local, profile, reports, runner, screen
 from finetune_cli.overrides import apply_overrides
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -20,14 +20,35 @@ console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 ManifestFile = Annotated[Path, typer.Argument(help="A FineTuneJob manifest.")]
+Volumes = Annotated[list[str], typer.Option(help="Folder of a claim: claim=DIR.")]
 Assignments = Annotated[list[str], typer.Option("--set", help="Change one field: spec.training.learningRate=1e-4.")]
 
 
 @app.command()
-def check(file: ManifestFile, assignments: Assignments = []) -> None:  # noqa: B006
+def check(
+    file: ManifestFile,
+    assignments: Assignments = [],  # noqa: B006
+    data: Annotated[bool, typer.Option("--data", help="Read the rows as well, and tell what they are like.")] = False,
+    volume: Volumes = [],  # noqa: B006
+) -> None:
     """Tell every mistake in a manifest, with its field and what would work."""
     job = _read(file, assignments)
     console.print(f"{file}: FineTuneJob {job.metadata.name} is valid")
+    if data:
+        raise typer.Exit(_check_data(job, file, volume))
+
+
+def _check_data(job: FineTuneJob, file: Path, volume: list[str]) -> int:
+    """Shows what a run would read; returns the exit code that the run would end with because of it."""
+    try:
+        volumes = local.volume_folders(job.spec, volume, Path.cwd())
+    except InvalidManifest as invalid:
+        _refuse(invalid)
+    config = local.run_config(job, Path("runs", job.metadata.name).absolute(), file.parent.absolute(), volumes, None)
+    code, found = runner.check_data(config)
+    if found is not None:
+        profile.show(console, found)
+    return code
 
 
 @app.command()
@@ -36,7 +57,7 @@ def run(
     output: Annotated[Path | None, typer.Option(help="The run's folder; runs/<name> if absent.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, max=64, help="Data-parallel processes.")] = None,
     assignments: Assignments = [],  # noqa: B006
-    volume: Annotated[list[str], typer.Option(help="Folder of a claim: claim=DIR.")] = [],  # noqa: B006
+    volume: Volumes = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="Set a former run aside and start over.")] = False,
 ) -> None:
     """Carry out a manifest here and now. In the folder of an unfinished run it resumes."""
@@ -72,6 +93,18 @@ def predict(
             InvalidManifest([Problem("FILE", "one of FILE and --input is needed", "name a file, or a row's values")])
         )
     raise typer.Exit(runner.run_prediction(run, file, values, output))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[Path | None, typer.Option(help="The page's file; report.html of a single run if absent.")] = None,
+) -> None:
+    """Make a run's report.html again, or compare several runs: metrics, what differs, curves."""
+    code, document = runner.run_report(runs, output)
+    if document is not None:
+        reports.print_reports(console, document)
+    raise typer.Exit(code)
 
 
 def _read(file: Path, assignments: list[str]) -> FineTuneJob:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -79,6 +82,24 @@ def run_prediction(run: Path, file: str | None, values: list[str], output: Path 
     arguments = [str(run), *([file] if file else []), *(f"--input={value}" for value in values)]
     arguments += [f"--output={output}"] if output else []
     return subprocess.run([sys.executable, "-m", "finetune_trainer.predict", *arguments], check=False).returncode
+
+
+def check_data(config: RunConfig) -> tuple[int, dict[str, Any] | None]:
+    """Lets the trainer read the rows of a run that is not begun; its exit code, and what it tells of them."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        file.write(config.model_dump_json(by_alias=True, exclude_none=True))
+        file.flush()
+        command = [sys.executable, "-m", "finetune_trainer.check", file.name]
+        ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
+    return ended.returncode, json.loads(ended.stdout) if ended.returncode == 0 else None
+
+
+def run_report(runs: list[Path], output: Path | None) -> tuple[int, dict[str, Any] | None]:
+    """Lets the trainer make the page; its exit code, and what it tells of the runs if it could."""
+    arguments = [*map(str, runs), *([f"--output={output}"] if output else [])]
+    command = [sys.executable, "-m", "finetune_trainer.pages", *arguments]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
+    return ended.returncode, json.loads(ended.stdout) if ended.returncode == 0 else None
 
 
 @contextlib.contextmanager
