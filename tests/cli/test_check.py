@@ -49,3 +49,21 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     result = check(str(tmp_path / "none.yaml"))
     assert result.exit_code == 78
     assert "none.yaml: No such file or directory" in result.stderr
+
+
+QUICKSTART = EXAMPLES / "quickstart" / "job.yaml"
+
+
+def test_the_rows_are_told_of_when_asked_for() -> None:
+    """Rows, lengths and labels of each side, and nothing of a model: the real trainer reads them."""
+    result = check(str(QUICKSTART), "--data", "--set", "spec.model.uri=pkg://no_such_package/model")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line.strip()}
+    assert {"train", "validation", "test", "Label"} <= set(lines)
+    assert sum(int(lines[side][0]) for side in ("train", "validation", "test")) == 720
+
+
+def test_rows_that_cannot_be_learned_from_are_told_as_a_run_would(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nonly this,one\n" * 1)
+    result = check(str(QUICKSTART), "--data", "--set", f"spec.dataset.train[0].uri={(tmp_path / 'rows.csv').as_uri()}")
+    assert result.exit_code == 65

@@ -101,6 +101,8 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     check_positions(config, model)
     check_smoothing(config, model)
     facts = facts_of(config, data, model, check_forgetting(config, data, model))
+    for warned in facts.profile["warnings"]:
+        log.warning("%s: %s; %s", warned["code"], warned["message"], warned["hint"])
     if record is not None:
         check_same_data(facts, record)
     return facts

@@ -8,16 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunConfig
 from finetune_trainer.data.prepare import Data
+from finetune_trainer.data.profile import profile
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import RECORD, digest_of, read_json
 from finetune_trainer.model_folder import ModelFolder
+from finetune_trainer.tasks import TASKS
 
 DEFINING = ("task", "model", "dataset", "method", "training", "evaluation")
 """Sections of the RunConfig that say what is computed; where and on how many processes may change."""
@@ -42,13 +44,15 @@ class Choices:
 class Facts:
     """What the preflight found out: which rows and which model they are, and where both lie here.
 
-    `rows` is where the rows are kept for the ranks; None where each process is to read them itself.
+    `rows` is where the rows are kept for the ranks; None where each process is to read them itself. `profile` is what
+    the rows are like, which only the preflight knows.
     """
 
     data: Mapping[str, Any]
     model: Mapping[str, Any]
     folder: ModelFolder
     rows: Path | None = None
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
 
 def facts_of(config: RunConfig, data: Data, model: ModelFolder, forgetting: Mapping[str, Any] | None = None) -> Facts:
@@ -60,7 +64,8 @@ def facts_of(config: RunConfig, data: Data, model: ModelFolder, forgetting: Mapp
         "sha256": digest_of(dict(model.files())),
     }
     about_data = data.record() | ({"forgetting": dict(forgetting)} if forgetting else {})
-    return Facts(about_data, about_model, model)
+    task = TASKS[config.task]
+    return Facts(about_data, about_model, model, profile=profile(data.sides, task.inputs, task.target))
 
 
 def defining(config: RunConfig) -> dict[str, Any]:

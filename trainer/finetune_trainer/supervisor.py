@@ -167,6 +167,8 @@ def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
     _take_over(attempt, config, record)
     facts = check_inputs(config, record, attempt.scratch / handover.ROWS)
     handover.write_facts(attempt.scratch, facts)
+    if attempt.folder is not None and record is None:
+        files.write_json(attempt.folder / files.PROFILE, facts.profile)
     return Prepared(config, _ranks(attempt, config, attempt.settings, record))
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.data.media import Media, media_size, plain
-from finetune_trainer.data.rows import Row
+from finetune_trainer.data.rows import Row, Rows
 from finetune_trainer.data.split import Side
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 20_000
 """Rows of which words are counted and media are opened; all rows are looked at for the rest."""
+MOST_ROWS = 500_000
+"""Of more rows as many are looked at, evenly spaced."""
 BINS = 20
 MOST_LABELS = 200
 NAMED = 5
@@ -91,9 +93,11 @@ def profile(rows: Mapping[Side, Sequence[Row]], inputs: Sequence[str], target: s
 
 
 def look_at(rows: Sequence[Row], inputs: Sequence[str], target: str | None) -> Look:
-    """Read the rows of a side once."""
+    """Read the rows of a side, or many of them, once."""
     import numpy
 
+    if len(rows) > MOST_ROWS:
+        rows = Rows.of(rows).take(range(0, len(rows), -(-len(rows) // MOST_ROWS)))
     count = len(rows)
     every = max(1, count // SAMPLE)
     labels: Counter[str] = Counter()
