@@ -95,6 +95,35 @@ def test_it_learns(case: Case, finished: Made) -> None:
     assert {name.removeprefix("test_") for name in metrics} <= names_for(case)
 
 
+CLASSES = frozenset({"confusion", "perClass", "calibration"})
+ANALYSIS = {
+    **dict.fromkeys((task for task in Task if task.value.endswith("-classification")), CLASSES),
+    Task.TOKEN_CLASSIFICATION: {"entities"},
+    Task.TEXT_REGRESSION: {"residuals"},
+    Task.QUESTION_ANSWERING: {"spans"},
+    Task.FILL_MASK: {"substitutions"},
+    Task.AUTOMATIC_SPEECH_RECOGNITION: {"substitutions"},
+    Task.IMAGE_TEXT_TO_TEXT: {"substitutions"},
+}
+"""What the analysis has beside slices, where something went wrong; of tasks that write, no more than those."""
+
+
+@each_case
+def test_what_went_wrong_is_analysed(case: Case, finished: Made) -> None:
+    """With the parts that make sense for the task, slices of its metric, and for each wrong row what was said."""
+    run = finished(case)
+    analysis, errors = run.read("evaluation.json")["analysis"], run.lines("errors.jsonl")
+    parts, more = ANALYSIS.get(Task(case.task), frozenset()), {"thresholds", "insertions", "deletions", "slices"}
+    assert analysis.keys() <= parts | more
+    assert parts <= analysis.keys() or (not errors and parts == {"substitutions"})
+    for line in analysis.get("slices", []):
+        assert line.keys() == {"by", "slice", "rows", "metric", "value"}
+        assert line["rows"] >= 5
+    for error in errors:
+        assert {"prediction", "source", "row"} < error.keys()
+        assert any(isinstance(value, float | int) for name, value in error.items() if name not in ("row", "label"))
+
+
 @each_case
 def test_the_ecosystem_says_what_the_evaluation_said(case: Case, finished: Made) -> None:
     """The classes of DESIGN's table load the saved model, and agree on every test row."""
