@@ -60,3 +60,24 @@ class Clean(Document):
             "let minChars be at most maxChars",
         ),
     )
+
+
+class DedupMethod(StrEnum):
+    NONE = "None"
+    EXACT = "Exact"
+    MIN_HASH = "MinHash"
+
+
+class Dedup(Document):
+    """Rows that say the same."""
+
+    method: DedupMethod = Field(
+        DedupMethod.NONE, description="Which rows of dataset.train are dropped: equal ones, or also nearly equal texts."
+    )
+    threshold: float = Field(
+        0.85, ge=0.5, le=0.95, description="MinHash: share of common runs of words from which texts are nearly equal."
+    )
+    across_splits: bool = Field(
+        True,
+        description="Drop training rows whose input is in validation or test, too; MinHash: or nearly so.",
+    )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from finetune_api.augment import Augment, Balance
 from finetune_api.base import Document, Rule, present
-from finetune_api.clean import Clean
+from finetune_api.clean import Clean, Dedup
 from finetune_api.fields import SOURCE_SCHEMES, Reference, SourceUri, Word
 
 
@@ -86,6 +86,7 @@ class Dataset(Document):
         ProblemType.SINGLE_LABEL, description="Whether a row of a classification has one label or several."
     )
     clean: Clean = Field(Clean(), description="What is repaired in rows, and which are dropped.")
+    dedup: Dedup = Field(Dedup(), description="Rows that stand in the data more than once.")
     augment: Augment | None = Field(None, description="Changes of training rows, others in every epoch.")
     balance: Balance = Field(Balance(), description="Making up for classes that are rare.")
     limit: int | None = Field(None, ge=1, description="Use the first rows only.")

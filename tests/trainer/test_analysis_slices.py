@@ -101,7 +101,7 @@ def test_columns_to_slice_by_are_read_beside_those_of_the_roles(tmp_path: Path) 
 
 def test_only_the_rows_that_are_tested_need_the_columns(tmp_path: Path) -> None:
     sources: dict[str, Any] = {"train": [{"uri": "./bare.csv"}], "test": {"sources": [{"uri": "./rows.csv"}]}}
-    sides = load_data(a_config(tmp_path, ["place"], **sources)).sides
+    sides = load_data(a_config(tmp_path, ["place"], **sources, dedup={"acrossSplits": False})).sides
     assert {row.extra["place"] for row in sides[Side.TEST]} == {"A", "B"}
     assert {*sides[Side.TRAIN][0].extra} == set()
 

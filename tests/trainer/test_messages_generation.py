@@ -11,7 +11,7 @@ import pytest
 
 from finetune_api.job import Task
 from finetune_api.run import RunConfig
-from finetune_trainer.data.columns import Where, image
+from finetune_trainer.data.columns import EmptyCell, Where, image
 from finetune_trainer.data.prepare import load_data
 from finetune_trainer.errors import ConfigError, DataError, RunError
 from finetune_trainer.preflight import find_model
@@ -25,6 +25,8 @@ from support.tasks import open_task, rows_of
 Records = Sequence[Mapping[str, Any]]
 Spoil = Callable[[Path], None]
 HELD_OUT = {"sources": [{"uri": "./held-out.jsonl"}]}
+LEAKING = {"acrossSplits": False}
+"""The same rows may be held out and learned from: what is tested here is something else."""
 ASKED = {"role": "user", "content": "order one red lamp"}
 SAID = {"role": "assistant", "content": "lamp in red times one"}
 PREFERRED = {"prompt": "a", "chosen": "b", "rejected": "c"}
@@ -70,7 +72,7 @@ def told(error: RunError) -> tuple[type[RunError], str, str, str | None]:
             "text-generation",
             [{"prompt": "a", "completion": " "}],
             (
-                DataError,
+                EmptyCell,
                 "EmptyValue",
                 "row 1 of ./rows.jsonl: column 'completion' (completion) is empty",
                 "fill the cell or remove the row",
@@ -127,7 +129,7 @@ def test_rows_that_cannot_be_learned_from(tmp_path: Path, task: str, rows: Recor
     """Known before torch is imported."""
     write_json_lines(tmp_path / "rows.jsonl", rows)
     write_json_lines(tmp_path / "held-out.jsonl", rows[:1])
-    run = a_run(tmp_path, "./rows.jsonl", "./model").with_("dataset", validation=HELD_OUT, test=HELD_OUT)
+    run = a_run(tmp_path, "./rows.jsonl", "./model").with_("dataset", validation=HELD_OUT, test=HELD_OUT, dedup=LEAKING)
     with pytest.raises(RunError) as raised:
         load_data(RunConfig.model_validate({**run.config, "task": task}))
     assert told(raised.value) == expected

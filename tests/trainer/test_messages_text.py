@@ -28,6 +28,8 @@ LABELLED = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
 RATED = [{"text": "a", "label": 1}, {"text": "b", "label": 2}]
 TAGGED = [{"tokens": ["anna", "left"], "tags": ["B-PER", "O"]}]
 HELD_OUT = {"sources": [{"uri": "./held-out.jsonl"}]}
+LEAKING = {"acrossSplits": False}
+"""The same rows may be held out and learned from: what is tested here is something else."""
 
 
 def answered(text: str, start: int) -> dict[str, Any]:
@@ -39,7 +41,8 @@ ANSWERED = [answered("anna", 0)]
 
 
 def config_of(folder: Path, task: str, model: str = "./model", **training: Any) -> RunConfig:
-    run = a_run(folder, "./rows.jsonl", model, **training).with_("dataset", validation=HELD_OUT, test=HELD_OUT)
+    run = a_run(folder, "./rows.jsonl", model, **training)
+    run = run.with_("dataset", validation=HELD_OUT, test=HELD_OUT, dedup=LEAKING)
     return RunConfig.model_validate({**run.config, "task": task})
 
 

@@ -71,9 +71,8 @@ def few_rows(run: ARun) -> ARun:
 
 def nan_label(run: ARun) -> ARun:
     write_rows(run.root / "rows.csv", [*sentences(60), ("what", "nan")])
-    return run.with_(
-        "dataset", test={"sources": [{"uri": "./rows.csv"}]}, validation={"sources": [{"uri": "./rows.csv"}]}
-    )
+    same = {"sources": [{"uri": "./rows.csv"}]}
+    return run.with_("dataset", test=same, validation=same, dedup={"acrossSplits": False})
 
 
 def unknown_label(run: ARun) -> ARun:

@@ -295,7 +295,8 @@ def test_resumed_on_another_number_of_processes_it_goes_on(
 def test_stopped_in_an_evaluation_it_ends_at_once(trainer: WarmTrainer, small_run: ARun, tmp_path: Path) -> None:
     """The evaluation of thousands of rows is left in the middle, and done again by the next attempt."""
     many = write_rows(tmp_path / "many.csv", sentences(12_000))
-    run = small_run.with_("dataset", validation={"sources": [{"uri": many.as_uri()}]}).with_processes(2)
+    sources = {"sources": [{"uri": many.as_uri()}]}
+    run = small_run.with_("dataset", validation=sources, dedup={"acrossSplits": False}).with_processes(2)
     run = run.with_("training", numTrainEpochs=1)
     attempt = trainer.start(run)
     status = run.folder / "status.json"

@@ -16,6 +16,8 @@ from finetune_api.evaluation import EvaluationStrategy
 from finetune_api.run import RunConfig
 from finetune_trainer.data.balance import Balance, balance
 from finetune_trainer.data.clean import cleaner_of
+from finetune_trainer.data.dedup import check_dedup, without_duplicates, without_leaks
+from finetune_trainer.data.dedup import report as dedup_report
 from finetune_trainer.data.extra import extra_columns
 from finetune_trainer.data.rows import PlaceArray, Rows
 from finetune_trainer.data.sides import held_out_of, rule_of, split_rows
@@ -81,6 +83,7 @@ def load_data(config: RunConfig, folder: Path | None = None) -> Data:
     """
     task, held_out = TASKS[config.task], held_out_of(config)
     rule_of(config)
+    check_dedup(config)
     reading = _Reading(config, folder or temporary_folder())
 
     training = reading.read(config.dataset.train, Side.TRAIN, f"{FIELD}.train")[: config.dataset.limit]
@@ -90,11 +93,13 @@ def load_data(config: RunConfig, folder: Path | None = None) -> Data:
         if wanted.sources is not None
     }
     table = reading.writer.close()
-    sides, splits = split_rows(Rows(table, training), config)
-    sides |= own
-    _check_sides(sides, held_out, len(training), config)
-    rows = {side: Rows(table, places) for side, places in sides.items()}
-    labels, reports = task.check(rows, config), {"cleaning": reading.cleaner.record(), "splits": splits}
+    unique, within = without_duplicates(Rows(table, training), config)
+    sides, splits = split_rows(unique, config)
+    rows = {side: Rows(table, places) for side, places in (sides | own).items()}
+    rows[Side.TRAIN], across = without_leaks(rows, config)
+    _check_sides(rows, held_out, len(training), config)
+    labels, dedup = task.check(rows, config), dedup_report(config, within, across)
+    reports = {"cleaning": reading.cleaner.record(), "dedup": dedup, "splits": splits}
     return Data(rows, labels, reading.sources, reports, balance(task, rows[Side.TRAIN], labels, config))
 
 
@@ -123,11 +128,10 @@ class _Reading:
         self.sources.append(SourceFacts(source.uri, reading.count, reading.digest, reading.revision))
 
 
-def _check_sides(
-    sides: Mapping[Side, PlaceArray], held_out: Mapping[Side, HeldOut], total: int, config: RunConfig
-) -> None:
+def _check_sides(sides: Mapping[Side, Rows], held_out: Mapping[Side, HeldOut], total: int, config: RunConfig) -> None:
     if not len(sides[Side.TRAIN]):
-        raise DataError("EmptySplit", f"none of {total} rows is left to train on", "give more rows")
+        hint = "give more rows; those that are in validation or test, too, do not count (spec.dataset.dedup)"
+        raise DataError("EmptySplit", f"none of {total} rows is left to train on", hint)
     needed = [Side.TEST] if config.evaluation.strategy is EvaluationStrategy.NEVER else [Side.TEST, Side.VALIDATION]
     for side in needed:
         if not len(sides[side]):

@@ -119,7 +119,7 @@ def hashed(
     hashes, labels = numpy.empty(len(rows), dtype=numpy.uint64), numpy.zeros(len(rows), dtype=numpy.int32)
     known: dict[tuple[str, ...], int] = {}
     for place, row in enumerate(rows):
-        hashes[place] = hash_of([_identity(row.values[role]) for role in inputs if role in row.values], seed)
+        hashes[place] = hash_of([identity(row.values[role]) for role in inputs if role in row.values], seed)
         if label is not None:
             value = row.values[label]
             labels[place] = known.setdefault(tuple(sorted(value)) if isinstance(value, tuple) else (value,), len(known))
@@ -144,7 +144,7 @@ def hash_of(inputs: Sequence[Any], seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-def _identity(value: Any) -> Any:
+def identity(value: Any) -> Any:
     """What makes two inputs the same: of an image or a sound its bytes, not its name."""
     return value.sha256 if isinstance(value, Media) else plain(value)
 

@@ -11,3 +11,14 @@ def told(reports: Mapping[str, Any]) -> Iterator[str]:
     for step, done in reports.get("cleaning", {}).items():
         if any(done.values()):
             yield f"cleaning, {step}: " + ", ".join(f"{count} rows {what}" for what, count in done.items() if count)
+    yield from _duplicates(reports.get("dedup", {}))
+
+
+def _duplicates(done: Mapping[str, Any]) -> Iterator[str]:
+    if done.get("withinTraining"):
+        yield f"duplicates: {done['withinTraining']} rows dropped ({done['method']})"
+    if done.get("conflictingLabels"):
+        yield f"duplicates: {done['conflictingLabels']} inputs come with several labels; all of them are kept"
+    for side, count in done.get("acrossSplits", {}).items():
+        if count:
+            yield f"leak: {count} training rows are in {side}, too, and were dropped from training"
