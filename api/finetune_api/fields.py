@@ -20,7 +20,7 @@ SOURCE_SCHEMES = (
 )
 
 
-def _as_text(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """Quantities may be written as numbers, as everywhere in Kubernetes."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
@@ -29,7 +29,7 @@ INT_OR_STRING = {"x-kubernetes-int-or-string": True}
 ObjectName = Annotated[str, StringConstraints(pattern=SUBDOMAIN_PATTERN, max_length=253)]
 Quantity = Annotated[
     str,
-    BeforeValidator(_as_text),
+    BeforeValidator(as_text),
     StringConstraints(pattern=QUANTITY_PATTERN, max_length=32),
     WithJsonSchema({**INT_OR_STRING, "pattern": QUANTITY_PATTERN, "maxLength": 32}),
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from finetune_trainer.methods.frozen import is_held
 from finetune_trainer.world import World
 
 Statistics = list[tuple[torch.Tensor, torch.Tensor]]
@@ -18,10 +19,10 @@ GROUP_ROWS = 32
 
 
 class RunningStatistics:
-    """The running averages of a model's batch norms; of no effect on a model that has none."""
+    """The running averages of a model's batch norms that are not frozen; of no effect on a model that has none."""
 
     def __init__(self, model: nn.Module) -> None:
-        layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and not is_held(module)]
         self.layers = [layer for layer in layers if layer.track_running_stats and layer.momentum is not None]
         self._momenta = [float(layer.momentum or 0.0) for layer in self.layers]
         # With a momentum of 1 a layer's buffers hold the values of the last group alone.

@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from finetune_api.method import Method, MethodType
+from finetune_trainer.methods.dora import WeightDecomposed
+from finetune_trainer.methods.freeze import Frozen
 from finetune_trainer.methods.full import Full
+from finetune_trainer.methods.ia3 import Factors
 from finetune_trainer.methods.lora import LowRank
+from finetune_trainer.methods.prefix import PrefixTuning
+from finetune_trainer.methods.prompt import PromptTuning
+from finetune_trainer.methods.qlora import Quantized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TrainingMethod(Protocol):
-    """Turns a pre-trained model into one to train, and that into files that transformers' pipeline loads."""
+    """Turns a pre-trained model into one to train, and that into files that transformers or peft loads."""
 
     def __init__(self, method: Method) -> None: ...
 
@@ -27,4 +33,13 @@ class TrainingMethod(Protocol):
         """Write the trained model to `folder`; the module is of no use afterwards."""
 
 
-METHODS: Mapping[MethodType, type[TrainingMethod]] = {MethodType.FULL: Full, MethodType.LORA: LowRank}
+METHODS: Mapping[MethodType, type[TrainingMethod]] = {
+    MethodType.FULL: Full,
+    MethodType.FREEZE: Frozen,
+    MethodType.LORA: LowRank,
+    MethodType.DORA: WeightDecomposed,
+    MethodType.QLORA: Quantized,
+    MethodType.IA3: Factors,
+    MethodType.PROMPT: PromptTuning,
+    MethodType.PREFIX: PrefixTuning,
+}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.method import MethodType
 from finetune_api.run import RunConfig
 from finetune_trainer.data.rows import Row
 from finetune_trainer.model_folder import ModelFolder, Part
@@ -70,6 +71,12 @@ class CausalLanguageModel(TaskKind):
         """What the model says after each prompt; of one that leaves no room to answer, after its last part."""
         settings: Any = model.generation_config
         kept = [list(prompt)[-(self.limit - (settings.max_new_tokens or 1)) :] for prompt in prompts]
+        if self.config.method.type is MethodType.PROMPT:
+            # Between the method's tokens and the text's, peft gives padding positions of its own.
+            return [text for prompt in kept for text in self._continue(model, [prompt])]
+        return self._continue(model, kept)
+
+    def _continue(self, model: nn.Module, kept: Sequence[Sequence[int]]) -> list[str]:
         device = next(model.parameters()).device
         inputs = {name: tensor.to(device) for name, tensor in self.pad(kept, "left").items()}
         written, width = writing.write(model, inputs), inputs["input_ids"].shape[1]

@@ -21,8 +21,9 @@ MOST_TOKENS = 1_000_000
 
 
 def longest(source: ModelFolder, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> int:
-    """Most tokens that the model takes, or that the manifest allows."""
-    limits = (config.training.max_length, source.positions, tokenizer.model_max_length, MOST_TOKENS)
+    """Most tokens that the model takes beside those of the method, or that the manifest allows."""
+    positions = None if source.positions is None else source.positions - config.method.virtual_tokens
+    limits = (config.training.max_length, positions, tokenizer.model_max_length, MOST_TOKENS)
     return min(limit for limit in limits if limit is not None)
 
 
