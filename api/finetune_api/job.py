@@ -19,6 +19,7 @@ from finetune_api.model import Model
 from finetune_api.names import API_VERSION, MAX_JOB_NAME
 from finetune_api.placement import Parallelism, PodTemplate, Resources, TrainerOverride
 from finetune_api.policy import CheckpointPolicy, OutputPolicy, RunPolicy
+from finetune_api.tracking import Tracking
 from finetune_api.training import Training
 
 
@@ -52,6 +53,7 @@ class FineTuneJobSpec(Document):
     evaluation: Evaluation = Evaluation()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     output: OutputPolicy = OutputPolicy()
+    tracking: Tracking = Field([], description="Trackers that are told the run's numbers.")
     resources: Resources = Resources()
     parallelism: Parallelism = Parallelism()
     run_policy: RunPolicy = RunPolicy()

@@ -21,6 +21,7 @@ from finetune_api.fields import (
     VOLUME_PATTERN,
 )
 from finetune_api.job import FineTuneJob
+from finetune_api.tracking import SERVER_PATTERN
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ _PATTERN_HINTS = {
     QUANTITY_PATTERN: "use a quantity such as 4, 500m or 16Gi",
     NAME_PATTERN: "use lower-case letters, digits and -, a letter first",
     SUBDOMAIN_PATTERN: "use lower-case letters, digits, - and .",
+    SERVER_PATTERN: "use http://host:port or https://host, without a user or a password",
 }
 
 

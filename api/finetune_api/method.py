@@ -109,6 +109,10 @@ class Method(Document):
     prompt: Prompt = Field(Prompt(), description="Used when type is prompt.")
     prefix: Prefix = Field(Prefix(), description="Used when type is prefix.")
 
+    shots: int | None = Field(
+        None, ge=1, le=1_000_000, description="Train on so many rows of each class, chosen by the seed."
+    )
+
     @property
     def virtual_tokens(self) -> int:
         """How many positions of the model the method itself takes."""

@@ -56,6 +56,11 @@ SECRET_KEYS = (
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     "AZURE_STORAGE_ACCOUNT_NAME",
     "AZURE_STORAGE_ACCOUNT_KEY",
+    "WANDB_API_KEY",
+    "WANDB_BASE_URL",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
 )
 """Keys of a `secretRef` that become environment variables of the same name."""
 

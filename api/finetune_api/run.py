@@ -12,6 +12,7 @@ from finetune_api.method import Method
 from finetune_api.model import Model
 from finetune_api.placement import Parallelism, Resources
 from finetune_api.policy import CheckpointPolicy, OutputPolicy
+from finetune_api.tracking import Tracking
 from finetune_api.training import Training
 
 
@@ -50,6 +51,7 @@ class RunConfig(Document):
     evaluation: Evaluation
     checkpoint: CheckpointPolicy
     output: OutputPolicy
+    tracking: Tracking = []
     resources: Resources
     parallelism: Parallelism
     folder: str

@@ -169,6 +169,13 @@ def test_secrets_give_the_documented_keys_and_the_models_wins() -> None:
     ]
 
 
+def test_a_trackers_secret_reaches_the_trainer() -> None:
+    tracker = {"type": "wandb", "project": "reviews", "secretRef": {"name": "wandb"}}
+    entries = container(a_job().with_spec(tracking=[tracker]))["env"]
+    keys = [entry["valueFrom"]["secretKeyRef"] for entry in entries if entry["name"] == "WANDB_API_KEY"]
+    assert keys == [{"name": "wandb", "key": "WANDB_API_KEY", "optional": True}]
+
+
 def test_volumes_are_mounted_where_the_run_config_says() -> None:
     job = a_job().with_spec(resources={"sharedMemory": "1Gi"})
     spec = children(job)["Job"]["spec"]["template"]["spec"]

@@ -33,7 +33,7 @@ def config(**sections: dict[str, Any]) -> RunConfig:
 
 
 def record(**sections: dict[str, Any]) -> dict[str, Any]:
-    return record_of(config(**sections), FACTS, CHOICES, {"torch": "2"})
+    return record_of(config(**sections), FACTS, CHOICES, {"versions": {"torch": "2"}})
 
 
 def test_choices_are_kept() -> None:

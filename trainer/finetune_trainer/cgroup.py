@@ -1,4 +1,4 @@
-"""How many processors this container may use, and whether the kernel killed one of its processes for memory."""
+"""How many processors and how much memory this container may use, and what the kernel killed for want of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+NO_LIMIT = 1 << 60
+"""Version 1 says "none" by a number close to this, or above."""
 
 
 def available_processors(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int:
     """Processors by affinity and by the quota of every cgroup above us (v1 and v2), at least one."""
     quotas = [quota for quota in (_quota(folder) for folder in _folders(root, own, "cpu")) if quota is not None]
     return max(1, int(min([float(len(os.sched_getaffinity(0))), *quotas])))
+
+
+def memory_limit(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int | None:
+    """The least limit of memory of every cgroup above us in bytes; None where there is none."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    said = [line for folder in _folders(root, own, "memory") for name in names for line in _lines(folder / name)]
+    return min((int(line) for line in said if line.isdecimal() and int(line) < NO_LIMIT), default=None)
 
 
 def threads_per_process(processors: int, processes: int) -> int:

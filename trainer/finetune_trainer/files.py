@@ -26,6 +26,8 @@ CROSS_VALIDATION = "cross_validation.json"
 DOUBTFUL = "label_issues.jsonl"
 FOLDS = "folds"
 PROFILE = "profile.json"
+TENSORBOARD = "tensorboard"
+WANDB = "wandb"
 MODEL = "model"
 RESULTS = (
     METRICS_LOG,
@@ -42,6 +44,8 @@ RESULTS = (
     DOUBTFUL,
     FOLDS,
     PROFILE,
+    TENSORBOARD,
+    WANDB,
     MODEL,
 )
 """Everything that a run writes into its folder, checkpoints apart."""

@@ -10,7 +10,19 @@ from collections import deque
 FORMAT = "%(asctime)s %(message)s"
 TAIL_LINES = 30
 MAX_LINE = 256
-NOISY = ("transformers", "accelerate", "peft", "torch", "httpx", "datasets", "huggingface_hub", "filelock")
+NOISY = (
+    "transformers",
+    "accelerate",
+    "peft",
+    "torch",
+    "httpx",
+    "datasets",
+    "huggingface_hub",
+    "filelock",
+    "mlflow",
+    "urllib3",
+    "wandb",
+)
 
 
 class Tail(logging.Handler):

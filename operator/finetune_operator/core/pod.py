@@ -96,7 +96,8 @@ def _from_secrets(plan: Plan) -> list[Part]:
     """The documented keys of every Secret that is named; of two with the same key the model's, last here, wins."""
     config = plan.config
     read = [source for _, source in sources_of(config.dataset, config.evaluation)]
-    references = [*(source.secret_ref for source in read), config.model.secret_ref]
+    trackers = (tracker.secret_ref for tracker in config.tracking)
+    references = [*(source.secret_ref for source in read), *trackers, config.model.secret_ref]
     secrets = dict.fromkeys(reference.name for reference in reversed(references) if reference)
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}

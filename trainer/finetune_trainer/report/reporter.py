@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.files import METRICS_LOG
-from finetune_trainer.report.snapshot import Activity, Sink, Snapshot, timestamp
+from finetune_trainer.report.snapshot import Activity, Ending, Sink, Snapshot, timestamp
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Reporter:
     """Holds the latest snapshot. Processes other than the main one have no sinks and no log."""
 
     def __init__(self, sinks: Sequence[Sink], metrics_log: MetricsLog | None, clock: Callable[[], float]) -> None:
-        self.sinks = sinks
+        self.sinks = list(sinks)
         self.metrics_log = metrics_log
         self.clock = clock
         self.now = Snapshot(started=clock(), time=clock())
@@ -43,7 +43,9 @@ class Reporter:
     def log_bytes(self) -> int:
         return self.metrics_log.size if self.metrics_log is not None else 0
 
-    def close(self) -> None:
+    def close(self, ending: Ending = Ending.DONE) -> None:
+        """The last word of this attempt."""
+        self.update(ending=ending)
         for sink in self.sinks:
             sink.close()
 
