@@ -20,6 +20,7 @@ from finetune_trainer.data.dedup import check_dedup, without_duplicates, without
 from finetune_trainer.data.dedup import report as dedup_report
 from finetune_trainer.data.extra import extra_columns
 from finetune_trainer.data.rows import PlaceArray, Rows
+from finetune_trainer.data.shots import check_shots, few
 from finetune_trainer.data.sides import held_out_of, rule_of, split_rows
 from finetune_trainer.data.sources import Reading
 from finetune_trainer.data.split import Side
@@ -84,6 +85,7 @@ def load_data(config: RunConfig, folder: Path | None = None) -> Data:
     task, held_out = TASKS[config.task], held_out_of(config)
     rule_of(config)
     check_dedup(config)
+    check_shots(config)
     reading = _Reading(config, folder or temporary_folder())
 
     training = reading.read(config.dataset.train, Side.TRAIN, f"{FIELD}.train")[: config.dataset.limit]
@@ -97,9 +99,11 @@ def load_data(config: RunConfig, folder: Path | None = None) -> Data:
     sides, splits = split_rows(unique, config)
     rows = {side: Rows(table, places) for side, places in (sides | own).items()}
     rows[Side.TRAIN], across = without_leaks(rows, config)
+    rows[Side.TRAIN], shots = few(rows[Side.TRAIN], config)
     _check_sides(rows, held_out, len(training), config)
     labels, dedup = task.check(rows, config), dedup_report(config, within, across)
     reports = {"cleaning": reading.cleaner.record(), "dedup": dedup, "splits": splits}
+    reports |= {"shots": shots} if shots else {}
     return Data(rows, labels, reading.sources, reports, balance(task, rows[Side.TRAIN], labels, config))
 
 

@@ -113,13 +113,14 @@ def _assigned(
 
 
 def hashed(
-    rows: Sequence[Row], inputs: Sequence[str], label: str | None, seed: int
+    rows: Sequence[Row], inputs: Sequence[str], label: str | None, seed: int, tag: str = ""
 ) -> tuple[NDArray[numpy.uint64], NDArray[numpy.int32]]:
-    """The hash of each row's inputs, and the number of its label."""
+    """The hash of each row's inputs, another one for another `tag`, and the number of its label."""
     hashes, labels = numpy.empty(len(rows), dtype=numpy.uint64), numpy.zeros(len(rows), dtype=numpy.int32)
     known: dict[tuple[str, ...], int] = {}
     for place, row in enumerate(rows):
-        hashes[place] = hash_of([identity(row.values[role]) for role in inputs if role in row.values], seed)
+        values = [identity(row.values[role]) for role in inputs if role in row.values]
+        hashes[place] = hash_of([*values, tag] if tag else values, seed)
         if label is not None:
             value = row.values[label]
             labels[place] = known.setdefault(tuple(sorted(value)) if isinstance(value, tuple) else (value,), len(known))

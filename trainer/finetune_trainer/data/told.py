@@ -12,6 +12,8 @@ def told(reports: Mapping[str, Any]) -> Iterator[str]:
         if any(done.values()):
             yield f"cleaning, {step}: " + ", ".join(f"{count} rows {what}" for what, count in done.items() if count)
     yield from _duplicates(reports.get("dedup", {}))
+    if shots := reports.get("shots"):
+        yield f"few rows: {shots['rows']} are trained on, at most {shots['perClass']} of each class"
 
 
 def _duplicates(done: Mapping[str, Any]) -> Iterator[str]:
