@@ -84,10 +84,13 @@ def _nothing(why: str) -> ConfigError:
 def prepare_forgetting(
     task: TaskKind, model: nn.Module, new: Sequence[str], training: Sequence[Example], world: World
 ) -> Encoded | None:
-    """The rows as examples. Raises ConfigError if the model that training begins with has `new` parameters."""
+    """The rows as examples; the folds of a cross-validation have none.
+
+    Raises ConfigError if the model that training begins with has `new` parameters.
+    """
     from finetune_trainer.evaluate import Encoded
 
-    if task.config.evaluation.forgetting is None:
+    if task.config.evaluation.forgetting is None or task.config.fold is not None:
         return None
     if new:
         raise _nothing(f"the pre-trained model has no weights for {task.config.task}, such as {new[0]}")

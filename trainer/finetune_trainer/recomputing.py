@@ -31,11 +31,16 @@ def recomputes(wanted: GradientCheckpointing, model: nn.Module, device: torch.de
 def recompute(model: nn.Module) -> None:
     """From now on. Random numbers are drawn again as they were, so the gradient is the same."""
     for part in _capable(model):
-        part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        part.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
 
 
 def _capable(model: nn.Module) -> list[PreTrainedModel]:
-    """The outermost models in it that can do so: the model itself, what an adapter wraps, joined encoders."""
+    """The outermost models in it that can do so: the model itself, what an adapter wraps, joined encoders.
+
+    None of a model whose attention reads learned keys and values: where it computes again it takes none.
+    """
+    if getattr(model, "peft_type", None) == "PREFIX_TUNING":
+        return []
     found: dict[str, PreTrainedModel] = {}
     for name, module in model.named_modules():
         inside = any(not outer or name.startswith(f"{outer}.") for outer in found)
