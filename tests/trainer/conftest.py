@@ -37,5 +37,5 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_run(tmp_path: Path, rows: Path, models: Callable[[str], Path]) -> ARun:
-    """A run of a small BERT over the rows: 88 steps in a few seconds."""
-    return a_run(tmp_path, rows.as_uri(), models("bert").as_uri())
+    """A run of a small BERT over the rows: 88 steps in a few seconds. Its evaluation looks at one column apart."""
+    return a_run(tmp_path, rows.as_uri(), models("bert").as_uri()).with_("evaluation", slices=["label"])

@@ -280,6 +280,14 @@ def test_it_stays_small_however_many_classes_and_columns_there_are(monkeypatch: 
     assert len(json.dumps(whole, indent=2, ensure_ascii=False).encode()) < LARGEST
 
 
+def test_a_column_of_the_name_of_another_slice_is_told_apart() -> None:
+    """And a column that is named twice is one."""
+    task = bare(TASKS[Task.TEXT_CLASSIFICATION], ["0", "1"])
+    some = rows(*({"text": "same", "label": "0"} for _ in TEN), label=["a"] * 5 + ["b"] * 5)
+    found = analysed(task, some, [numpy.array([1.0, 0.0])] * 10, "label", "label")["slices"]
+    assert found == [a_slice("column label", name, 5, "accuracy", 1.0) for name in ("a", "b")]
+
+
 def test_slices_are_measured_on_a_bounded_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evenly spaced ones."""
     monkeypatch.setattr(document, "MOST_ROWS", 10)

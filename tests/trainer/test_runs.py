@@ -116,7 +116,10 @@ def test_the_evaluation_adds_up(small_run: ARun, undisturbed: Callable[[ARun], A
     assert evaluation["metrics"]["test_accuracy"] == pytest.approx(right / tested)
     assert [classes[label]["support"] for label in labels] == [sum(row) for row in confusion]
     assert analysis["calibration"]["ece"] >= 0
-    assert {line["by"] for line in analysis["slices"]} == {"length", "label"}
+    slices = [(line["by"], line["rows"], line["value"]) for line in analysis["slices"]]
+    by_label, by_column = (sorted(line[1:] for line in slices if line[0] == by) for by in ("label", "column label"))
+    assert {by for by, _, _ in slices} == {"length", "label", "column label"}
+    assert by_label == by_column
     assert all(error["label"] != error["prediction"] for error in errors)
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from finetune_trainer.data.rows import Row
     from finetune_trainer.tasks.base import TaskKind
 
+OWN = ("length", "label", "source")
+"""What all rows are sliced by; a column of such a name is told apart from it."""
 MOST_ROWS = 20_000
 """Rows that are sliced, evenly spaced among all: a large test set is not measured over and over."""
 
@@ -49,5 +51,6 @@ def _slices(task: TaskKind, rows: Sequence[Row], columns: Sequence[str]) -> Iter
         yield from slices("length", values, unit)
     yield from slices("label", [task.group(row) for row in rows])
     yield from slices("source", [row.source for row in rows])
-    for column in columns:
-        yield from slices(column, [row.extra.get(column) for row in rows])
+    for column in dict.fromkeys(columns):
+        by = f"column {column}" if column in OWN else column
+        yield from slices(by, [row.extra.get(column) for row in rows])
