@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.manifest import problems_of
-from finetune_api.run import RunConfig
+from finetune_api.run import Fold, RunConfig
+from finetune_trainer.data.folds import of_fold
 from finetune_trainer.data.prepare import load_data
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side, by_group
@@ -140,6 +141,19 @@ def write(folder: Path, count: int = 60) -> None:
         for number in range(count)
     ]
     write_json_lines(folder / "rows.jsonl", rows)
+
+
+def test_groups_are_whole_in_a_cross_validation_too(tmp_path: Path) -> None:
+    write(tmp_path)
+    held_out = {side: {"fraction": 0.2, "groupBy": "user"} for side in ("validation", "test")}
+    config, tested = a_config(tmp_path, **held_out), []
+    for index in range(3):
+        fold = config.model_copy(update={"fold": Fold(index=index, of=3, folder=str(tmp_path))})
+        sides = of_fold(load_data(config), fold).sides
+        users = {side: {row.extra["user"] for row in rows} for side, rows in sides.items()}
+        assert not users[Side.TRAIN] & users[Side.TEST]
+        tested += [row.number for row in sides[Side.TEST]]
+    assert sorted(tested) == sorted(row.number for row in load_data(config).sides[Side.TRAIN])
 
 
 def test_what_was_decided_is_written_down(tmp_path: Path) -> None:

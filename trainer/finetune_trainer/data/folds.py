@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from finetune_api.run import RunConfig
 from finetune_trainer.data.balance import balance
 from finetune_trainer.data.prepare import Data
-from finetune_trainer.data.split import Side, hashed
+from finetune_trainer.data.sides import rule_of
+from finetune_trainer.data.split import Side, group_hashes, hashed
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.tasks import TASKS
 
@@ -20,13 +21,16 @@ from finetune_trainer.tasks import TASKS
 def of_fold(data: Data, config: RunConfig) -> Data:
     """The rows of the run's fold: tested is its part of the training rows, and learned the others.
 
-    The labels stay those of all rows. A run that is no fold has all of its rows.
+    Groups that the manifest splits by are whole here, too. The labels stay those of all rows. A run that is no fold
+    has all of its rows.
     """
     if config.fold is None:
         return data
     task, rows, seed = TASKS[config.task], data.sides[Side.TRAIN], config.training.seed
     inputs, labels = hashed(rows, task.inputs, task.target, seed)
-    tested = fold_numbers(inputs, labels if task.target else None, config.fold.of, seed) == config.fold.index
+    rule = rule_of(config)
+    units = group_hashes(rows, rule.column, rule.field, seed) if rule.by == "Group" else inputs
+    tested = fold_numbers(units, labels if task.target else None, config.fold.of, seed) == config.fold.index
     parts = {Side.TRAIN: rows.take(~tested), Side.TEST: rows.take(tested)}
     balanced = balance(task, parts[Side.TRAIN], data.labels, config)
     return replace(data, sides={**data.sides, **parts}, balance=balanced)
