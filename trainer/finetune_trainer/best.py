@@ -75,5 +75,5 @@ def restore_best(run: Run) -> None:
         read_weights(path, run.model)
         log.info("the weights of step %d, with the best %s, are back", best["step"], best["metric"])
     best["restored"] = path is not None or best["step"] == run.state.step
-    if kept and not best["restored"]:
+    if kept and run.world.is_main and not best["restored"]:
         log.warning("the best weights, of step %d, are not there any more; those of the last step stay", best["step"])

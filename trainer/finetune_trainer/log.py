@@ -14,6 +14,7 @@ NOISY = (
     "transformers",
     "accelerate",
     "peft",
+    "bitsandbytes",
     "torch",
     "httpx",
     "datasets",

@@ -31,7 +31,7 @@ def recomputes(wanted: GradientCheckpointing, model: nn.Module, device: torch.de
 def recompute(model: nn.Module) -> None:
     """From now on. Random numbers are drawn again as they were, so the gradient is the same."""
     for part in _capable(model):
-        part.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        part.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def _capable(model: nn.Module) -> list[PreTrainedModel]:

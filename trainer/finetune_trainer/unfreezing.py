@@ -23,7 +23,7 @@ class Unfreezing:
         self.groups = [] if interval is None else groups_of(model)
         if interval is not None and (total - 1) // interval + 1 < len(self.groups):
             last = (total - 1) // interval + 1
-            log.warning("the run ends before all layers are trained: it comes to %d of %d", last, len(self.groups))
+            log.info("the run ends before all layers are trained: it comes to %d of %d", last, len(self.groups))
 
     def drop_frozen(self, step: int) -> None:
         """Forget the gradients of what is still frozen in the step that follows `step` done ones."""
