@@ -31,6 +31,11 @@ class Case:
         return HEAD.format(name=self.name) + self.required + self.spec
 
 
+def dataset(field: str) -> str:
+    """What is required, with a further field of the data."""
+    return REQUIRED.replace("{train:", "{" + field + ", train:")
+
+
 CASES = (
     Case("only what is required", True),
     Case("an exponent without a dot is a number", True, "  training: {learningRate: 1e-4}\n"),
@@ -104,6 +109,23 @@ CASES = (
         required=REQUIRED.replace("{train:", "{clean: {audio: {minSeconds: 9, maxSeconds: 3}}, train:"),
     ),
     Case("a few rows of each class", True, "  method: {shots: 8}\n"),
+    Case("words that change", True, required=dataset("augment: {text: {wordDropout: 0.1, synonyms: []}, image: null}")),
+    Case("all words left out", False, required=dataset("augment: {text: {wordDropout: 1}}")),
+    Case("bounds in order", True, required=dataset("augment: {audio: {speed: {minRate: 1, maxRate: 1}}}")),
+    Case("bounds the wrong way round", False, required=dataset("augment: {audio: {speed: {minRate: 1.2}}}")),
+    Case(
+        "a crop the wrong way round",
+        False,
+        required=dataset("augment: {image: {crop: {minScale: 0.9, maxScale: 0.5}}}"),
+    ),
+    Case("classes that count alike", True, required=dataset("balance: {classWeights: Balanced, weights: null}")),
+    Case(
+        "weights of one's own",
+        True,
+        required=dataset("balance: {classWeights: Custom, weights: [{label: a, weight: 2}]}"),
+    ),
+    Case("no weights of one's own", False, required=dataset("balance: {classWeights: Custom}")),
+    Case("weights that nobody reads", False, required=dataset("balance: {weights: [{label: a, weight: 2}]}")),
     Case("no training rows", False, required=REQUIRED.replace("[{uri: pkg://data/rows.csv}]", "[]")),
     Case("warm-up said twice", False, "  training: {warmupSteps: 5, warmupRatio: 0.1}\n"),
     Case("steps without the strategy", False, "  evaluation: {steps: 5}\n"),
