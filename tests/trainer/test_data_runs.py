@@ -20,6 +20,7 @@ from finetune_trainer import predict
 from finetune_trainer.data.prepare import load_data
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
+from finetune_trainer.preflight import check_inputs
 from finetune_trainer.tasks.audio_classification import AudioClassification
 from support import zoo
 from support.corpora.files import write_json_lines
@@ -102,18 +103,30 @@ def predicted(run: ARun, text: str, capsys: pytest.CaptureFixture[str]) -> Any:
     return answer
 
 
+def a_hearing_run(folder: Path, rates: Sequence[int], **dataset: Any) -> RunConfig:
+    """Over a clip of a second of each rate, half of it silence; the same clips are held out."""
+    for number, rate in enumerate(rates):
+        tone = numpy.sin(numpy.arange(rate // 2) * 0.3) * (0.5 + number / 10)
+        soundfile.write(folder / f"{number}.wav", numpy.concatenate([numpy.zeros(rate // 2), tone]), rate)
+    records = [{"audio": f"{number}.wav", "label": str(number % 2)} for number in range(len(rates))]
+    write_json_lines(folder / "rows.jsonl", records)
+    given = {"sources": [{"uri": "./rows.jsonl"}]}
+    run = a_run(folder, "./rows.jsonl", "./model").with_(
+        "dataset", test=given, validation=given, dedup={"acrossSplits": False}, **dataset
+    )
+    return RunConfig.model_validate({**run.config, "task": "audio-classification"})
+
+
+def test_clips_of_another_rate_than_the_models_are_counted(tmp_path: Path) -> None:
+    zoo.save("wav2vec2", tmp_path / "model")
+    data = check_inputs(a_hearing_run(tmp_path, [8000, 16000, 16000, 8000, 44100]), None).data
+    assert data["sampleRates"] == {"8000": 6, "16000": 6, "44100": 3}
+    assert data["cleaning"] == {"dropEmpty": {"changed": 0, "dropped": 0}, "resample": {"changed": 9, "dropped": 0}}
+
+
 def test_silence_is_not_heard_and_the_same_is_done_to_what_is_predicted(tmp_path: Path) -> None:
     """The samples that a task encodes are those that cleaning left, in training and in `finetune predict`."""
-    tone, silence = numpy.sin(numpy.arange(8000) * 0.3), numpy.zeros(8000)
-    records = []
-    for number in range(4):
-        soundfile.write(tmp_path / f"{number}.wav", numpy.concatenate([silence, tone * (0.5 + number / 10)]), 16000)
-        records.append({"audio": f"{number}.wav", "label": str(number % 2)})
-    write_json_lines(tmp_path / "rows.jsonl", records)
-    given = {"sources": [{"uri": "./rows.jsonl"}]}
-    dataset = {"clean": {"audio": {"trimSilence": 40}}, "dedup": {"acrossSplits": False}}
-    run = a_run(tmp_path, "./rows.jsonl", "./model").with_("dataset", test=given, validation=given, **dataset)
-    config = RunConfig.model_validate({**run.config, "task": "audio-classification"})
+    config = a_hearing_run(tmp_path, [16000] * 4, clean={"audio": {"trimSilence": 40}})
     data = load_data(config)
     assert data.record()["cleaning"]["trimSilence"] == {"changed": 12, "dropped": 0}
     task = open_task("audio-classification", zoo.save("wav2vec2", tmp_path / "model"))

@@ -114,6 +114,17 @@ def read_folder(
     return ModelFolder(folder, kind, _positions(config), revision)
 
 
+def sampling_rate(model: ModelFolder) -> int | None:
+    """How many samples a second a model hears, as its feature extractor says."""
+    folder = model.encoders["audio"].path if "audio" in model.encoders else model.path
+    for name in Part.FEATURE_EXTRACTOR.files:
+        settings = read_json(folder / name) or {}
+        rate = settings.get("feature_extractor", settings).get("sampling_rate")
+        if isinstance(rate, int):
+            return rate
+    return None
+
+
 def _positions(config: Mapping[str, Any]) -> int | None:
     """Most tokens of one text; None where the architecture has no such limit, or it is another part's."""
     settings = config.get("text_config") or config

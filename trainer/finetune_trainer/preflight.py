@@ -14,6 +14,7 @@ from finetune_api.manifest import problems_of
 from finetune_api.progress import Outcome
 from finetune_api.run import RunConfig
 from finetune_trainer.data.balance import check_balance
+from finetune_trainer.data.clean.sounds import count_resampled
 from finetune_trainer.data.kept import keep_data
 from finetune_trainer.data.prepare import load_data, places_of
 from finetune_trainer.data.told import told
@@ -22,7 +23,7 @@ from finetune_trainer.files import OUTCOME, read_json
 from finetune_trainer.forgetting import check_forgetting
 from finetune_trainer.gate import check_gate
 from finetune_trainer.methods.limits import check_method, check_positions, gpus_of
-from finetune_trainer.model_folder import ModelFolder, Needs, check_max_length, find_folder
+from finetune_trainer.model_folder import ModelFolder, Needs, check_max_length, find_folder, sampling_rate
 from finetune_trainer.objective import check_smoothing
 from finetune_trainer.record import Facts, check_same_data, facts_of
 from finetune_trainer.report.trackers.choice import check_tracking
@@ -94,9 +95,11 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     data = load_data(config, folder)
     if folder is not None:
         keep_data(data, folder)
+    model = find_model(config, TASKS[config.task])
+    if "sampleRates" in data.reports and (rate := sampling_rate(model)):
+        count_resampled(data.reports, rate)
     for line in told(data.reports):
         log.info(line)
-    model = find_model(config, TASKS[config.task])
     check_max_length(config.training.max_length, model)
     check_positions(config, model)
     check_smoothing(config, model)

@@ -102,7 +102,7 @@ def load_data(config: RunConfig, folder: Path | None = None) -> Data:
     rows[Side.TRAIN], shots = few(rows[Side.TRAIN], config)
     _check_sides(rows, held_out, len(training), config)
     labels, dedup = task.check(rows, config), dedup_report(config, within, across)
-    reports = {"cleaning": reading.cleaner.record(), "dedup": dedup, "splits": splits}
+    reports = {**reading.cleaner.reports(), "dedup": dedup, "splits": splits}
     reports |= {"shots": shots} if shots else {}
     return Data(rows, labels, reading.sources, reports, balance(task, rows[Side.TRAIN], labels, config))
 

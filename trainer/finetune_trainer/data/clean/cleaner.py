@@ -22,10 +22,13 @@ FILL = f"remove the row, or look at what {FIELD} takes from it"
 
 
 class Cleaner:
-    """Takes one row after the other; `steps` know what they did."""
+    """Takes one row after the other; `steps` know what they did, and `rates` which rates the clips had."""
 
-    def __init__(self, steps: Sequence[Step] = (), droppable: Collection[str] = ()) -> None:
+    def __init__(
+        self, steps: Sequence[Step] = (), droppable: Collection[str] = (), rates: sounds.Rates | None = None
+    ) -> None:
         self.steps = list(steps)
+        self.rates = rates
         self.droppable = frozenset(droppable)
 
     def row(self, row: Row) -> Row | None:
@@ -51,6 +54,11 @@ class Cleaner:
         """What run.json says of it: what each step changed and dropped."""
         return {step.name: step.record() for step in self.steps if step.name != EMPTY or self.droppable}
 
+    def reports(self) -> dict[str, Any]:
+        """The same as a report of preparation, with how many clips there are of each rate."""
+        clips = {} if self.rates is None else {str(rate): count for rate, count in sorted(self.rates.clips.items())}
+        return {"cleaning": self.record(), **({"sampleRates": clips} if self.rates else {})}
+
 
 def cleaner_of(config: RunConfig) -> Cleaner:
     """The cleaning that the manifest asks for. Raises ConfigError for what its task has no use for."""
@@ -66,9 +74,10 @@ def cleaner_of(config: RunConfig) -> Cleaner:
         steps.append(Step(EMPTY, lambda row: row))
     if images.ROLE in task.inputs:
         steps += images.image_steps(clean.drop_corrupt)
-    if sounds.ROLE in task.inputs:
-        steps += sounds.sound_steps(clean.audio, clean.drop_corrupt)
-    return Cleaner(steps, task.inputs if clean.drop_empty else ())
+    rates = sounds.Rates() if sounds.ROLE in task.inputs else None
+    if rates:
+        steps += [*sounds.sound_steps(clean.audio, clean.drop_corrupt), rates.step()]
+    return Cleaner(steps, task.inputs if clean.drop_empty else (), rates)
 
 
 def input_cleaner(config: RunConfig) -> Cleaner:

@@ -23,7 +23,7 @@ def is_rgb(media: Media) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(media.read())) as image:
+        with Image.open(media.path or io.BytesIO(media.read())) as image:
             return image.mode == "RGB"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return True

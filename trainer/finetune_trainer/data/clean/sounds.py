@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     import numpy
 
 ROLE = "audio"
+RESAMPLE = "resample"
 MOMENT = 0.02
 """Seconds over which loudness is measured."""
 FULL_SCALE = 0.999
@@ -72,6 +75,39 @@ def loud_part(samples: numpy.ndarray, rate: int, below: float) -> tuple[int, int
     return int(loud[0]) * step, min((int(loud[-1]) + 1) * step, len(samples))
 
 
+class Rates:
+    """How many clips there are of each rate in Hz. Tasks resample clips of another rate than the model's."""
+
+    def __init__(self) -> None:
+        self.clips: Counter[int] = Counter()
+
+    def step(self) -> Step:
+        return Step(RESAMPLE, lambda row: row, self._count)
+
+    def _count(self, row: Row) -> bool:
+        """What is changed is known when the model is (`count_resampled`)."""
+        about = _about(row.values[ROLE])
+        if about is not None:
+            self.clips[about.samplerate] += 1
+        return False
+
+
+def count_resampled(reports: Mapping[str, Any], rate: int) -> None:
+    """Complete the reports of preparation with how many clips are not of the model's rate."""
+    clips = reports["sampleRates"]
+    reports["cleaning"][RESAMPLE]["changed"] = sum(count for found, count in clips.items() if found != str(rate))
+
+
+def _about(media: Media) -> Any:
+    """What a clip's header says; None if it cannot be read, which the task tells of."""
+    import soundfile  # type: ignore[import-untyped]
+
+    try:
+        return soundfile.info(media.path or io.BytesIO(media.read()))
+    except (OSError, soundfile.SoundFileError):
+        return None
+
+
 def clipped(samples: numpy.ndarray) -> float:
     """The share of samples at full scale."""
     import numpy
@@ -81,11 +117,8 @@ def clipped(samples: numpy.ndarray) -> float:
 
 def seconds(media: Media, place: str) -> float:
     """How long a clip is heard."""
-    import soundfile  # type: ignore[import-untyped]
-
-    try:
-        about: Any = soundfile.info(io.BytesIO(media.read()))
-    except (OSError, soundfile.SoundFileError):
+    about = _about(media)
+    if about is None:
         samples, rate = read_samples(media, place)
         return len(samples) / rate
     first, end = media.part or (0, about.frames)
