@@ -149,6 +149,24 @@ def another_architecture(run: ARun) -> ARun:
             id="everything held out",
         ),
         pytest.param(
+            lambda run: run.with_("dataset", augment={"image": {"crop": {}}}),
+            78,
+            "NothingToAugment",
+            "spec.dataset.augment.image: text-classification has no image here that could be changed",
+            "it takes spec.dataset.augment.text",
+            id="augmentation of what is not there",
+        ),
+        pytest.param(
+            lambda run: run.with_(
+                "dataset", balance={"classWeights": "Custom", "weights": [{"label": "prais", "weight": 2}]}
+            ),
+            78,
+            "UnknownLabel",
+            "spec.dataset.balance.weights[0].label: no training row has the label 'prais'",
+            "did you mean praise? labels: delivery, invoice, praise",
+            id="weight of a label that is not there",
+        ),
+        pytest.param(
             one_label,
             65,
             "OneLabel",
