@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finetune_api.run import RunConfig
+from finetune_trainer import predict
 from finetune_trainer.data.clean import Cleaner, cleaner_of, input_cleaner
 from finetune_trainer.data.columns import Answer, Where, audio, image
 from finetune_trainer.data.media import read_samples
@@ -320,3 +321,15 @@ def test_rows_to_predict_are_changed_as_in_training_and_never_dropped() -> None:
     after = [cleaner.row(row) for row in rows]
     assert [row.values["source"] for row in after if row] == ["café au", "<br>", "a"]
     assert {row.values["target"] for row in after if row} == {"<b>kept</b>"}
+
+
+def test_an_answer_to_a_context_that_was_cleaned_comes_with_it() -> None:
+    """Its start counts in what the model read; where nothing changed, that is what was given."""
+    config = a_config("question-answering", {"collapseWhitespace": True})
+    given = [a_row(question="who?", context=context) for context in ("it  was   Anna", "it was Eve")]
+    read = predict.cleaned(given, config)
+    said = [{"answer": "Anna", "start": 7, "score": 1.0}, {"answer": "Eve", "start": 7, "score": 1.0}]
+    assert list(predict.numbered(given, read, said)) == [
+        {"row": 1, **said[0], "context": "it was Anna"},
+        {"row": 1, **said[1]},
+    ]

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         rows = _given(options.input, config) if options.input else _read_rows(options.file, config)
         read = cleaned(rows, config)
         answers = predict(options.run / files.MODEL, read, labels, config)
-        _write(_numbered(rows, read, answers), options.output)
+        _write(numbered(rows, read, answers), options.output)
     except RunError as error:
         print(f"{error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code
@@ -116,7 +116,7 @@ def predict(folder: Path, rows: Sequence[Row], labels: Sequence[str], config: Ru
     return [answers[index] for index in range(len(rows))]
 
 
-def _numbered(given: Sequence[Row], read: Sequence[Row], answers: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+def numbered(given: Sequence[Row], read: Sequence[Row], answers: Sequence[dict[str, Any]]) -> Iterable[dict[str, Any]]:
     """Each answer with its row's number; and with the context that its `start` counts in, where cleaning changed it."""
     for row, cleaner, answer in zip(given, read, answers, strict=True):
         context = cleaner.values.get(CONTEXT)
