@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,11 +52,12 @@ class MLflow:
             self._run = found[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")
             self._told = {name: self._last_step(name) for name in found[0].data.metrics}
+            self._send_parameters(run, found[0].data.params)
         else:
             tags = {f"finetune.{name}": value for name, value in run.tags.items()} | {ID_TAG: run.id}
             self._run = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
             self._told = {}
-        self._send_parameters(run)
+            self._send_parameters(run, known=())
         return False
 
     def _experiment(self) -> str:
@@ -66,11 +67,12 @@ class MLflow:
     def _last_step(self, metric: str) -> int:
         return max(point.step for point in self._client.get_metric_history(self._run, metric))
 
-    def _send_parameters(self, run: Tracked) -> None:
-        """The same in every attempt, so sending them again changes nothing."""
+    def _send_parameters(self, run: Tracked, known: Container[str]) -> None:
+        """The server takes no other value for one that it knows."""
         from mlflow.entities import Param
 
-        parameters = [Param(_name(name), value) for name, value in flat(run.parameters)]
+        told = ((_name(name), value) for name, value in flat(run.parameters))
+        parameters = [Param(name, value) for name, value in told if name not in known]
         for start in range(0, len(parameters), MOST_PARAMETERS):
             self._client.log_batch(self._run, params=parameters[start : start + MOST_PARAMETERS])
 
