@@ -26,6 +26,7 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.environment import environment
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.evaluate import Encoded
+from finetune_trainer.features import keep_features
 from finetune_trainer.forgetting import prepare_forgetting
 from finetune_trainer.methods import TrainingMethod
 from finetune_trainer.norms import GROUP_ROWS, RunningStatistics
@@ -80,6 +81,7 @@ def build_run(
     accelerator = _accelerator(choices, world)
     replica = accelerator.prepare_model(module)
     encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
+    encoded = keep_features(config, task, module, encoded, world)
     forgetting = prepare_forgetting(task, module, new, examples[Side.TRAIN], world)
 
     module.train()

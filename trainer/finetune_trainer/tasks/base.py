@@ -175,6 +175,10 @@ class TaskKind(ABC):
     def size(self, example: Example) -> int:
         """What an example costs beside others: tokens, audio samples; 1 where all cost the same."""
 
+    def pieces(self, example: Example) -> int:  # noqa: ARG002
+        """How many inputs of the model an example is."""
+        return 1
+
     def prepare(self, model: nn.Module, examples: Examples, world: World) -> Examples:  # noqa: ARG002
         """A last look at the model before training begins; returns the examples to train and evaluate on."""
         return examples

@@ -154,6 +154,9 @@ tokenizer.decode(inputs["input_ids"][0, start : end + 1])"""
     def size(self, example: Example) -> int:
         return sum(len(window["input_ids"]) for window in example["windows"])
 
+    def pieces(self, example: Example) -> int:
+        return len(example["windows"])
+
     def collate(self, examples: Sequence[Example]) -> Batch:
         import torch
 

@@ -1,0 +1,101 @@
+"""Features of a frozen backbone are computed once, and training on them comes to what it comes to without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.methods import built, few, take_steps, with_method
+from support.runs import ARun
+
+if TYPE_CHECKING:
+    from finetune_trainer.run import Run
+
+pytestmark = pytest.mark.torch
+STEPS = 3
+KEPT = {
+    "text-classification bert": {"last_hidden_state": "NOTHING", "pooler_output": "ALL"},
+    "text-classification roberta": {"last_hidden_state": "FIRST"},
+    "text-classification gpt2": {"last_hidden_state": "ALL"},
+    "text-regression distilbert": {"last_hidden_state": "FIRST"},
+    "token-classification bert": {"last_hidden_state": "ALL"},
+    "question-answering distilbert": {"last_hidden_state": "ALL"},
+    "image-classification-resnet": {"last_hidden_state": "NOTHING", "pooler_output": "ALL"},
+    "image-classification-efficientnet": {"last_hidden_state": "NOTHING", "pooler_output": "ALL"},
+    "image-classification-vit": {"last_hidden_state": "FIRST", "pooler_output": "NOTHING"},
+    "audio-classification-wav2vec2": {"last_hidden_state": "ALL", "extract_features": "NOTHING"},
+    "audio-classification-wav2vec2-layer-norm": {"last_hidden_state": "ALL", "extract_features": "NOTHING"},
+    "automatic-speech-recognition-wav2vec2-layer-norm": {"last_hidden_state": "ALL", "extract_features": "NOTHING"},
+}
+"""What the head of each case reads of its backbone."""
+
+
+def frozen(root: Path, name: str, cache: str = "Auto", **training: Any) -> ARun:
+    run = few(name).run(root, maxSteps=STEPS, dropout=0.1, **training)
+    return with_method(run, type="freeze", freeze={"backbone": True, "cacheFeatures": cache})
+
+
+def other(run: ARun, folder: str, cache: str) -> ARun:
+    """The same run in another folder."""
+    root = run.root / folder
+    changed = {**run.config, "folder": str(root / "run"), "checkpointFolder": str(root / "checkpoints")}
+    return with_method(ARun(root, changed), type="freeze", freeze={"backbone": True, "cacheFeatures": cache})
+
+
+class Calls:
+    """How often a run's backbone computes, by its first part that has weights."""
+
+    def __init__(self, run: Run) -> None:
+        self.count = 0
+        base = getattr(run.model, str(run.model.base_model_prefix))
+        next(base.children()).register_forward_hook(self._called)
+
+    def _called(self, *_: Any) -> None:
+        self.count += 1
+
+
+def evaluated(run: Run) -> dict[str, float]:
+    from finetune_trainer.evaluate import evaluate
+
+    found = evaluate(run.model, run.task, run.test, run.world, run.stop)
+    assert found is not None
+    return found.report.metrics
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_training_on_features_is_training(name: str, tmp_path: Path) -> None:
+    """The same weights and metrics within 1e-5, dropout of the head included, and the backbone is not asked again."""
+    import torch
+
+    first = frozen(tmp_path, name)
+    runs = [built(first), built(other(first, "never", "Never"))]
+    calls = [Calls(run) for run in runs]
+    for run in runs:
+        take_steps(run, STEPS)
+    metrics = [evaluated(run) for run in runs]
+    assert calls[0].count == 0
+    assert calls[1].count > STEPS
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-5, rel=1e-5)
+    # A bias that softmax takes no notice of moves by the rounding of its gradient, so biases are left out.
+    for one, two in zip(*(run.parameters for run in runs), strict=True):
+        if one.ndim > 1:
+            torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kept"), KEPT.items())
+def test_only_what_the_head_reads_is_kept(name: str, kept: dict[str, str], tmp_path: Path) -> None:
+    from finetune_trainer import features
+
+    found: list[Any] = []
+    before = features.Cache.serve
+
+    def serve(cache: features.Cache) -> None:
+        found.append({name: one.part.name for name, one in cache.plan.kept.items()})
+        before(cache)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features.Cache, "serve", serve)
+        built(frozen(tmp_path, name))
+    assert found == [kept]
