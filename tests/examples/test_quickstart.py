@@ -20,7 +20,7 @@ MANIFEST = Path(__file__).parents[2] / "examples" / "quickstart" / "job.yaml"
 SEEDS = (42, 7, 2026)
 FOLDER = {
     "README.md", "checkpoints", "errors.jsonl", "evaluation.json", "metrics.jsonl", "model", "outcome.json",
-    "predictions.jsonl", "run.json", "status.json", "trainer.log",
+    "predictions.jsonl", "report.html", "run.json", "status.json", "trainer.log",
 }  # fmt: skip
 
 

@@ -114,11 +114,11 @@ def confusion(labels: Sequence[str], counts: Sequence[Sequence[float]]) -> Spec:
     order = [str(label) for label in labels]
     x = altair.X("said:N", sort=order, title="predicted", axis=altair.Axis(orient="top", labelAngle=-40, domain=False))
     y = altair.Y("true:N", sort=order, title="true", axis=altair.Axis(domain=False))
-    base = altair.Chart(data(cells)).encode(x=x, y=y)
+    tooltip: list[Any] = ["true:N", "said:N", "rows:Q", altair.Tooltip("share:Q", format=".1%", title="of that label")]
+    base = altair.Chart(data(cells)).encode(x=x, y=y, tooltip=tooltip)
     heat = base.mark_rect(stroke="var(--card)", strokeWidth=1.5).encode(
         color=altair.Color("color:N", scale=None),
         opacity=altair.Opacity("shade:Q", scale=None),
-        tooltip=["true:N", "said:N", "rows:Q", altair.Tooltip("share:Q", format=".1%", title="of that label")],
     )
     layers = [heat]
     if len(order) <= WRITTEN_CELLS:

@@ -152,9 +152,9 @@ def sentence_of(run: RunFolder, figures: Sequence[Figure]) -> str:
 
 def seconds_of(run: RunFolder) -> float | None:
     """Seconds of training, by what was counted, else by the clock of metrics.jsonl."""
-    counted_seconds = part(run.record, "usage").get("seconds")
-    if is_number(counted_seconds):
-        return float(str(counted_seconds))
+    known = part(run.record, "usage").get("seconds")
+    if known is not None and is_number(known):
+        return float(known)
     times = [time for line in run.metrics if (time := instant(line.get("time"))) is not None]
     return (times[-1] - times[0]).total_seconds() if len(times) > 1 else None
 

@@ -75,6 +75,9 @@ def _about_training(run: RunFolder) -> str:
     if best:
         metric = title(str(best.get("metric")).removeprefix("validation_"))
         said.append(f"Best validation {metric} {shown(best.get('value'))}, at step {shown(best.get('step'))}.")
+    early = part(run.evaluation, "stoppedEarly")
+    if early:
+        said.append(f"Stopped early, at step {shown(early.get('step'))} of {shown(early.get('totalSteps'))}.")
     if not validations(run):
         said.append("No validation took place while it trained.")
     return " ".join(said)
@@ -216,11 +219,14 @@ def _steps(heading: str, steps: Values) -> Table:
 
 
 def _facts(values: Values) -> list[list[Any]]:
-    return [
-        [title(name).replace(".", ": "), _cell(value)]
-        for name, value in flat(values).items()
-        if value not in (None, {}, [])
-    ]
+    known = {name: value for name, value in flat(values).items() if value not in (None, {}, [])}
+    return [_bytes(name, value) or [title(name).replace(".", ": "), _cell(value)] for name, value in known.items()]
+
+
+def _bytes(name: str, value: Any) -> list[Any] | None:
+    """A size in GiB; None for what is no size."""
+    stem = name.removesuffix("Bytes")
+    return [title(stem).replace(".", ": "), f"{value / 2**30:.1f} GiB"] if stem != name and is_number(value) else None
 
 
 def _cell(value: Any) -> Any:
@@ -424,6 +430,7 @@ def doubtful(run: RunFolder) -> Section:
 def environment(run: RunFolder) -> Section:
     """What the run ran on and with."""
     choices, about = part(run.record, "choices"), part(run.record, "environment")
+    about = about or part(run.evaluation, "environment")
     model = {name: value for name, value in part(run.record, "model").items() if name != "sha256"}
     named = (("Hardware and system", about), ("Choices of the trainer", choices), ("Base model", model))
     tables = [Table(heading, WHAT, _facts(values)) for heading, values in named if values]
@@ -437,7 +444,7 @@ def environment(run: RunFolder) -> Section:
 
 def cost(run: RunFolder, seconds: float | None) -> list[tuple[str, str]]:
     """What the run took, as far as it is known."""
-    usage = part(run.record, "usage")
+    usage = part(run.record, "usage") or part(run.evaluation, "usage")
     paces = [line["tokens_per_second"] for line in run.metrics if is_number(line.get("tokens_per_second"))]
     found = [("Time", clock(seconds))] if seconds is not None else []
     if is_number(usage.get("tokens")) and run.task not in NO_TOKENS:
@@ -446,8 +453,9 @@ def cost(run: RunFolder, seconds: float | None) -> list[tuple[str, str]]:
         found.append(("Tokens a second", shown(round(sorted(paces)[len(paces) // 2]))))
     if is_number(usage.get("energyJoules")):
         found.append(("Energy", energy(usage["energyJoules"])))
-    further = {name: value for name, value in usage.items() if name not in ("seconds", "tokens", "energyJoules")}
-    return found + [(name, str(_cell(value))) for name, value in flat(further).items() if value is not None]
+    known = ("seconds", "tokens", "energyJoules")
+    further = {name: value for name, value in flat(dict(usage)).items() if name not in known and value is not None}
+    return found + [(title(name), shown(_cell(value))) for name, value in further.items()]
 
 
 def energy(joules: float) -> str:
