@@ -334,11 +334,3 @@ def test_a_classifier_forgets_what_it_was_trained_for(trainer: WarmTrainer, run:
         {name: value for name, value in metrics.items() if "baseline" not in name}, rel=1e-4
     )
     assert found["after"]["accuracy"] < found["before"]["accuracy"]
-
-
-def test_a_new_head_has_nothing_to_forget(trainer: WarmTrainer, run: ARun, files: dict[str, Path]) -> None:
-    """Refused before torch is imported, with the labels that the model knows."""
-    ended = trainer.run(run.with_("evaluation", forgetting={"uri": files["held"].as_uri()}))
-    assert ended.outcome.failure is not None
-    assert (ended.code, ended.outcome.failure.reason) == (ExitCode.CONFIG_ERROR, "NothingToForget")
-    assert "the pre-trained model's labels (none) are not those of the training rows" in ended.outcome.failure.message
