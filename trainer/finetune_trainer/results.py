@@ -10,7 +10,8 @@ from typing import Any
 from finetune_trainer import files
 from finetune_trainer.analysis.document import analyse
 from finetune_trainer.best import restore_best
-from finetune_trainer.card import model_card
+from finetune_trainer.card import Known, model_card
+from finetune_trainer.card_metadata import license_of
 from finetune_trainer.crossval import write_fold
 from finetune_trainer.environment import environment
 from finetune_trainer.errors import EvaluationGateFailed
@@ -19,6 +20,7 @@ from finetune_trainer.forgetting import AFTER, compared, measure
 from finetune_trainer.gate import Judged, failure_of, judge
 from finetune_trainer.loop import leave
 from finetune_trainer.methods import TrainingMethod
+from finetune_trainer.methods.usage import usage_of as usage_lines
 from finetune_trainer.methods.virtual_tokens import BASE
 from finetune_trainer.pages.page import leave_page
 from finetune_trainer.record import read_record
@@ -100,7 +102,20 @@ def _write_results(
     files.write_atomic(folder / files.PREDICTIONS, "".join(files.json_line(line) for line in lines))
     record = (read_record(folder) or {}) | {"usage": usage}
     files.write_json(folder / files.RECORD, record)
-    files.write_atomic(folder / files.CARD, model_card(run.config, record, metrics, run.state.seconds, run.task.usage))
+    files.write_atomic(folder / files.CARD, model_card(run.config, _known(run, record, document)))
+
+
+def _known(run: Run, record: dict[str, Any], document: dict[str, Any]) -> Known:
+    """What the card says of this run."""
+    return Known(
+        record=record,
+        metrics=document["metrics"],
+        seconds=run.state.seconds,
+        usage=usage_lines(run.config, run.task.auto_classes[0], run.task.usage),
+        analysis=document["analysis"],
+        license=license_of(run.task.source),
+        adapter=any(Path(run.config.folder, files.MODEL).rglob("adapter_config.json")),
+    )
 
 
 def _how_it_ended(run: Run, remembered: dict[str, float]) -> dict[str, Any]:
