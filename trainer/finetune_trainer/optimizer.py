@@ -36,13 +36,18 @@ def parameter_groups(model: nn.Module, training: Training) -> Groups:
     for share in sorted(set(shares.values()), reverse=True):
         groups |= {(share, training.weight_decay): [], (share, 0.0): []}
     for name, parameter in trained.items():
-        groups[shares[name], training.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+        groups[shares[name], training.weight_decay if _decays(name, parameter) else 0.0].append(parameter)
     rate = training.learning_rate
     return [
         {"params": some, "weight_decay": decay, "share": share, "lr": rate * share}
         for (share, decay), some in groups.items()
         if some
     ]
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Factors of (IA)³ begin as one, and are not drawn to zero."""
+    return parameter.ndim > 1 and ".ia3_l." not in name
 
 
 def layer_shares(model: nn.Module, names: Iterable[str], decay: float | None) -> dict[str, float]:
