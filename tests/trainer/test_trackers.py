@@ -240,7 +240,7 @@ def test_a_tracker_that_hangs_is_left_behind(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(follower, "LAST_POINTS", 0.2)
     tracking = an_attempt(Shaky(hangs=True), a_tracked(tmp_path))
     began = time.monotonic()
-    end(tracking)
+    end(tracking, Ending.STOPPED)
     assert time.monotonic() - began < 2
 
 

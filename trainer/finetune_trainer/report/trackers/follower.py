@@ -67,7 +67,7 @@ class Tracking:
     def _patience(self) -> float:
         if self._failing:
             return FAILING
-        return FILES if self._opened and self._ending in COMPLETE else LAST_POINTS
+        return FILES if self._ending in COMPLETE else LAST_POINTS
 
     def _work(self) -> None:
         while not self._closing.is_set():
