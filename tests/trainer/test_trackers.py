@@ -157,6 +157,7 @@ def mlflow_runs(address: str, experiment: str) -> tuple[Any, list[Any]]:
     return client, list(client.search_runs([found.experiment_id]))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.torch
 def test_mlflow_has_one_run_with_each_step_once(mlflow_server: str, tmp_path: Path) -> None:
     two_attempts(lambda: MLflow(mlflow_server, "two attempts"), tmp_path)
@@ -315,6 +316,7 @@ def test_how_an_attempt_ended_for_others() -> None:
     assert ending_of(Preempted("Superseded", "a later attempt")) is None
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.torch
 def test_a_run_that_is_killed_and_goes_on_is_one_run_everywhere(
     mlflow_server: str, trainer: WarmTrainer, small_run: ARun
