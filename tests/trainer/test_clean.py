@@ -296,6 +296,16 @@ def test_images_of_another_mode_are_counted(mode: str, changed: int) -> None:
     assert cleaner.record() == {"mode": {"changed": changed, "dropped": 0}}
 
 
+def test_rows_that_lack_a_modality_have_nothing_to_clean_of_it() -> None:
+    row = a_row(text="aa", image=image({"bytes": b"x"}, Where("row 1", "image", "image")), label="x")
+    without = a_row(text="aa", label="x")
+    mute = a_row(audio=audio({"bytes": b"x"}, Where("row 1", "audio", "audio")), label="x")
+    settings = {"dropCorrupt": True, "minChars": 2, "maxChars": 3, "audio": {"trimSilence": 40, "minSeconds": 1}}
+    cleaner = a_cleaner("multimodal-classification", **settings)
+    assert [cleaner.row(row) for row in (without, row, mute)] == [without, None, None]
+    assert cleaner.record()["dropCorrupt"] == {"changed": 0, "dropped": 2}
+
+
 @pytest.mark.parametrize(
     ("task", "clean", "field"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,7 +53,11 @@ class Cleaner:
 
     def record(self) -> dict[str, Any]:
         """What run.json says of it: what each step changed and dropped."""
-        return {step.name: step.record() for step in self.steps if step.name != EMPTY or self.droppable}
+        found: dict[str, Counter[str]] = {}
+        for step in self.steps:
+            if step.name != EMPTY or self.droppable:
+                found.setdefault(step.name, Counter()).update(step.record())
+        return {name: dict(done) for name, done in found.items()}
 
     def reports(self) -> dict[str, Any]:
         """The same as a report of preparation, with how many clips there are of each rate."""
@@ -127,9 +132,9 @@ def _lengths(clean: Clean, roles: Sequence[str]) -> list[Step]:
     most, least = clean.max_chars, clean.min_chars
     steps = []
     if least > 1:
-        steps.append(Step("minChars", lambda row: row if min(_counts(row, roles)) >= least else None))
+        steps.append(Step.dropping("minChars", lambda row: min(_counts(row, roles), default=least) >= least))
     if most is not None:
-        steps.append(Step("maxChars", lambda row: row if max(_counts(row, roles)) <= most else None))
+        steps.append(Step.dropping("maxChars", lambda row: max(_counts(row, roles), default=0) <= most))
     return steps
 
 

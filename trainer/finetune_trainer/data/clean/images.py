@@ -14,8 +14,8 @@ ROLE = "image"
 
 def image_steps(drop_corrupt: bool) -> list[Step]:
     """The steps that are asked for. That images become RGB when they are opened is only counted here."""
-    corrupt = [Step("dropCorrupt", lambda row: row if _is_whole(row) else None)] if drop_corrupt else []
-    return [*corrupt, Step("mode", lambda row: row, lambda row: not is_rgb(row.values[ROLE]))]
+    corrupt = [Step.dropping("dropCorrupt", _is_whole, ROLE)] if drop_corrupt else []
+    return [*corrupt, Step("mode", lambda row: row, lambda row: not is_rgb(row.values[ROLE]), ROLE)]
 
 
 def is_rgb(media: Media) -> bool:

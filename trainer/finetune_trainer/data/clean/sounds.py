@@ -27,19 +27,15 @@ FULL_SCALE = 0.999
 
 def sound_steps(clean: CleanAudio, drop_corrupt: bool) -> list[Step]:
     """The steps that are asked for, in their order."""
-    steps = []
-    if drop_corrupt:
-        steps.append(Step("dropCorrupt", lambda row: row if _is_whole(row) else None))
-    if clean.drop_clipped is not None:
-        most = clean.drop_clipped
-        steps.append(Step("dropClipped", lambda row: row if clipped(_samples(row)[0]) <= most else None))
+    most, least, longest = clean.drop_clipped, clean.min_seconds, clean.max_seconds
+    steps = [Step.dropping("dropCorrupt", _is_whole, ROLE)] if drop_corrupt else []
+    if most is not None:
+        steps.append(Step.dropping("dropClipped", lambda row: clipped(_samples(row)[0]) <= most, ROLE))
     steps += trimming(clean)
-    if clean.min_seconds is not None:
-        least = clean.min_seconds
-        steps.append(Step("minSeconds", lambda row: row if seconds(row.values[ROLE], row.place) >= least else None))
-    if clean.max_seconds is not None:
-        longest = clean.max_seconds
-        steps.append(Step("maxSeconds", lambda row: row if seconds(row.values[ROLE], row.place) <= longest else None))
+    if least is not None:
+        steps.append(Step.dropping("minSeconds", lambda row: _seconds(row) >= least, ROLE))
+    if longest is not None:
+        steps.append(Step.dropping("maxSeconds", lambda row: _seconds(row) <= longest, ROLE))
     return steps
 
 
@@ -48,7 +44,7 @@ def trimming(clean: CleanAudio) -> list[Step]:
     if clean.trim_silence is None:
         return []
     below = clean.trim_silence
-    return [Step("trimSilence", lambda row: _trimmed(row, below))]
+    return [Step("trimSilence", lambda row: _trimmed(row, below), role=ROLE)]
 
 
 def _trimmed(row: Row, below: float) -> Row:
@@ -82,7 +78,7 @@ class Rates:
         self.clips: Counter[int] = Counter()
 
     def step(self) -> Step:
-        return Step(RESAMPLE, lambda row: row, self._count)
+        return Step(RESAMPLE, lambda row: row, self._count, ROLE)
 
     def _count(self, row: Row) -> bool:
         """What is changed is known when the model is (`count_resampled`)."""
@@ -115,13 +111,13 @@ def clipped(samples: numpy.ndarray) -> float:
     return float((numpy.abs(samples) >= FULL_SCALE).mean())
 
 
-def seconds(media: Media, place: str) -> float:
+def _seconds(row: Row) -> float:
     """How long a clip is heard."""
-    about = _about(media)
+    about, part = _about(row.values[ROLE]), row.values[ROLE].part
     if about is None:
-        samples, rate = read_samples(media, place)
+        samples, rate = _samples(row)
         return len(samples) / rate
-    first, end = media.part or (0, about.frames)
+    first, end = part or (0, about.frames)
     return float((end - first) / about.samplerate)
 
 
