@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyarrow import feather, ipc, parquet
 from finetune_api.dataset import DataFormat, Source
 from finetune_trainer.data import columns, folders
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.sources import Loaded, load_source
+from finetune_trainer.data.sources import Loaded, Reading, load_source
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import ConfigError, DataError, RunError
 
@@ -405,6 +406,35 @@ def test_a_repository_of_sounds_without_a_table(tmp_path: Path) -> None:
         ("b.wav", "no"),
         ("a.wav", "yes"),
     ]
+
+
+def large(path: Path) -> Path:
+    """8,000 rows of 1,000 characters; of Parquet in one row group, of Arrow in one batch."""
+    texts = [f"{number:04d}" * 250 for number in range(8000)]
+    table = pyarrow.table({"text": texts, "label": ["x"] * len(texts)})
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path)
+    elif path.suffix == ".arrow":
+        with ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    elif path.suffix == ".csv":
+        path.write_text("text,label\n" + "".join(f"{text},x\n" for text in texts))
+    else:
+        path.write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "csv", "jsonl"])
+def test_a_file_is_read_in_pieces(ending: str, tmp_path: Path) -> None:
+    """So that rows may be more than fit in memory: those of this file take 8 MB and more."""
+    source = Source(uri=large(tmp_path / f"a.{ending}").as_uri())
+    tracemalloc.start()
+    try:
+        reading = Reading(source, TEXTS, {}, Places(), FIELD)
+        assert sum(len(row.values["text"]) for row in reading.rows()) == 8_000_000
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 HEAVY = ("torch", "torchcodec", "transformers", "PIL", "soundfile", "soxr", "obstore", "httpx", "huggingface_hub")

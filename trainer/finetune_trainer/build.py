@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,11 +20,12 @@ from finetune_trainer.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.data.folds import of_fold
 from finetune_trainer.data.kept import open_data
 from finetune_trainer.data.prepare import Data, load_data
-from finetune_trainer.data.sampler import Sampler, row_seed
+from finetune_trainer.data.sampler import Sampler
 from finetune_trainer.data.split import Side
+from finetune_trainer.encoding import encode_side
 from finetune_trainer.environment import environment
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.evaluate import Encoded
+from finetune_trainer.evaluate import Encoded, fixed_draws
 from finetune_trainer.features import keep_features
 from finetune_trainer.forgetting import prepare_forgetting
 from finetune_trainer.methods import TrainingMethod
@@ -48,7 +48,7 @@ from finetune_trainer.schedule import log_interval, total_steps, unfreezing_inte
 from finetune_trainer.state import State, seed_everything
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks import TASKS
-from finetune_trainer.tasks.base import Example, Examples, TaskKind
+from finetune_trainer.tasks.base import Examples, TaskKind
 from finetune_trainer.training_rows import TrainingRows
 from finetune_trainer.unfreezing import Unfreezing
 from finetune_trainer.world import World
@@ -67,7 +67,7 @@ def build_run(
     data = of_fold(load_data(config) if facts.rows is None else open_data(facts.rows), config)
     task = TASKS[config.task].load(facts.folder, data.labels, config)
     task.class_weights = data.balance.class_weights
-    examples = {side: _encode(task, data, side) for side in Side}
+    examples = {side: encode_side(task, data.sides[side], side, facts) for side in Side}
     sampler = _sampler(data, config)
 
     seed_everything(training.seed)
@@ -122,23 +122,12 @@ def _store(config: RunConfig, facts: Facts) -> CheckpointStore:
     return CheckpointStore(folder, owner_of(config.job), fingerprint(config, facts), config.checkpoint.keep_last)
 
 
-def _encode(task: TaskKind, data: Data, side: Side) -> Sequence[Example]:
-    rows = data.sides[side]
-    if not rows:
-        return []
-    examples, cut = task.encode(rows)
-    if cut:
-        log.info("%d of %d %s rows are longer than the model or maxLength takes, and were cut", cut, len(rows), side)
-    return examples
-
-
 def _with_rows(task: TaskKind, data: Data, examples: Examples, seed: int) -> dict[Side, Encoded]:
     """Each side's rows and examples; those that are only evaluated always draw the same random numbers."""
-    fixed = {
-        side: [{**example, "draw": row_seed(seed, side.value, index)} for index, example in enumerate(examples[side])]
+    held_out: dict[Side, Encoded] = {
+        side: Encoded(data.sides[side], fixed_draws(examples[side], seed, side.value))
         for side in (Side.VALIDATION, Side.TEST)
     }
-    held_out: dict[Side, Encoded] = {side: Encoded(data.sides[side], drawn) for side, drawn in fixed.items()}
     return {Side.TRAIN: TrainingRows(data.sides[Side.TRAIN], examples[Side.TRAIN], task), **held_out}
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_trainer.data.examples import Changed, sizes_of
 from finetune_trainer.data.rows import Row
-from finetune_trainer.data.sampler import micro_batches
+from finetune_trainer.data.sampler import micro_batches, row_seed
 from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks.base import Example, Report, TaskKind
 from finetune_trainer.world import World
@@ -18,7 +19,7 @@ from finetune_trainer.world import World
 
 @dataclass(frozen=True)
 class Encoded:
-    """The rows of one side and their examples, in the same order."""
+    """The rows of one side and their examples, in the same order; both may lie on disk, and are read as wanted."""
 
     rows: Sequence[Row]
     examples: Sequence[Example]
@@ -26,6 +27,11 @@ class Encoded:
     def drawn(self, index: int, seed: int) -> Example:
         """One example with the seed of its random numbers."""
         return {**self.examples[index], "draw": seed}
+
+
+def fixed_draws(examples: Sequence[Example], seed: int, tag: str) -> Sequence[Example]:
+    """Examples that are only evaluated: each always draws the same random numbers."""
+    return Changed(examples, lambda index, example: {**example, "draw": row_seed(seed, tag, index)})
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def evaluate(
 
 def evaluation_batches(task: TaskKind, examples: Sequence[Example]) -> list[list[int]]:
     """Which examples are computed together: alike in size, the longest first."""
-    sizes = [task.size(example) for example in examples]
+    sizes = sizes_of(task, examples)
     rows = min(task.evaluation_rows, task.training.micro_batch_size or task.evaluation_rows)
     return micro_batches(range(len(sizes)), sizes, rows, alike=not task.pads)
 

@@ -14,7 +14,6 @@ from finetune_api.run import RunConfig
 from finetune_trainer.data.clean import cleaner_of
 from finetune_trainer.data.prepare import Data, places_of
 from finetune_trainer.data.rows import Rows
-from finetune_trainer.data.sampler import row_seed
 from finetune_trainer.data.sources import Reading
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import ConfigError
@@ -88,7 +87,7 @@ def prepare_forgetting(
 
     Raises ConfigError if the model that training begins with has `new` parameters.
     """
-    from finetune_trainer.evaluate import Encoded
+    from finetune_trainer.evaluate import Encoded, fixed_draws
 
     if task.config.evaluation.forgetting is None or task.config.fold is not None:
         return None
@@ -98,7 +97,7 @@ def prepare_forgetting(
     examples, _ = task.encode(rows)
     prepared = task.prepare(model, {Side.TRAIN: training, Side.TEST: examples}, world)[Side.TEST]
     seed = task.training.seed
-    return Encoded(rows, [{**item, "draw": row_seed(seed, SIDE, place)} for place, item in enumerate(prepared)])
+    return Encoded(rows, fixed_draws(prepared, seed, SIDE))
 
 
 def measure(run: Run, when: str) -> dict[str, float]:

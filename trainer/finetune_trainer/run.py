@@ -13,6 +13,7 @@ from finetune_api.policy import CheckpointPolicy
 from finetune_api.run import RunConfig
 from finetune_trainer.averaging import WeightAverage
 from finetune_trainer.checkpoint import CheckpointStore
+from finetune_trainer.data.examples import sizes_of
 from finetune_trainer.data.sampler import Sampler, micro_batches, row_seed
 from finetune_trainer.energy import Meter
 from finetune_trainer.evaluate import Encoded
@@ -86,7 +87,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        self.sizes = [self.task.size(example) for example in self.train.examples]
+        self.sizes = sizes_of(self.task, self.train.examples)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def cut(self, step: int) -> list[list[Drawn]]:

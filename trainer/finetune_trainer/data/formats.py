@@ -29,6 +29,8 @@ ENDINGS: Mapping[str, DataFormat] = {
     ".txt": DataFormat.TEXT,
 }
 TEXT_COLUMN = "text"
+BATCH = 256
+"""Rows that become Python values at once: of images a small number is much already."""
 ARROW_FILE = b"ARROW1"
 """The first bytes of Arrow's file layout; a stream has none of its own."""
 
@@ -107,8 +109,9 @@ def _read_parquet(path: Path, name: str) -> Iterator[Record]:
     from pyarrow import parquet
 
     try:
-        for batch in parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=BATCH):
+                yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise DataError("BrokenParquet", f"{name} is not Parquet: {error}") from error
 
@@ -119,7 +122,8 @@ def _read_arrow(path: Path, name: str) -> Iterator[Record]:
     try:
         with pyarrow.memory_map(str(path)) as source:
             for batch in _arrow_batches(source):
-                yield from batch.to_pylist()
+                for start in range(0, batch.num_rows, BATCH):
+                    yield from batch.slice(start, BATCH).to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise DataError("BrokenArrow", f"{name} is not Arrow: {error}") from error
 

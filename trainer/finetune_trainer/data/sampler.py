@@ -12,11 +12,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import groupby
 from typing import TypeVar
 
 import numpy
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.schedule import steps_per_epoch
@@ -71,7 +70,8 @@ class Sampler:
     def indices(self, step: int) -> list[int]:
         """Rows of the step that follows `step` done ones."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        return _order(self, epoch)[position * self.batch : (position + 1) * self.batch]
+        found: list[int] = _order(self, epoch)[position * self.batch : (position + 1) * self.batch].tolist()
+        return found
 
     def copies(self, step: int) -> list[int]:
         """Of each row of that step, how often the epoch had it before."""
@@ -99,20 +99,20 @@ class Pool:
 
 
 @lru_cache(maxsize=2)
-def _order(sampler: Sampler, epoch: int) -> list[int]:
+def _order(sampler: Sampler, epoch: int) -> NDArray[numpy.int64]:
     drawn = []
     for number, pool in enumerate(sampler.pools):
         generator = _generator(sampler.seed, epoch, number)
         drawn += [*[pool.rows] * pool.copies, generator.permutation(pool.rows)[: pool.further]]
     permutation = _generator(sampler.seed, epoch).permutation(sampler.epoch_rows)
-    order: list[int] = numpy.concatenate(drawn)[permutation].tolist()
+    order: NDArray[numpy.int64] = numpy.concatenate(drawn)[permutation]
     return order
 
 
 @lru_cache(maxsize=2)
 def _copies(sampler: Sampler, epoch: int) -> numpy.ndarray:
     """Of each place in an epoch's order, how many places before it have the same row."""
-    order = numpy.asarray(_order(sampler, epoch))
+    order = _order(sampler, epoch)
     by_row, places = numpy.argsort(order, kind="stable"), numpy.arange(len(order))
     begins = numpy.diff(order[by_row], prepend=-1) != 0
     copies = numpy.empty(len(order), dtype=numpy.int32)
@@ -145,7 +145,7 @@ def _hash_of(text: str) -> int:
 
 
 def micro_batches(
-    indices: Sequence[int], sizes: Sequence[int], rows: int, in_order: bool = False, alike: bool = False
+    indices: Sequence[int], sizes: ArrayLike, rows: int, in_order: bool = False, alike: bool = False
 ) -> list[list[int]]:
     """`indices` in micro-batches of at most `rows`, alike in size, the longest first.
 
@@ -153,9 +153,11 @@ def micro_batches(
     micro-batch of one row to the one before, because a batch's norm needs two. With `alike` all rows of a micro-batch
     are of one size, for models that may not see padding.
     """
-    ordered = list(indices) if in_order else sorted(indices, key=lambda index: (-sizes[index], index))
-    runs = [list(run) for _, run in groupby(ordered, key=lambda index: sizes[index])] if alike else [ordered]
-    batches = [run[start : start + rows] for run in runs for start in range(0, len(run), rows)]
+    ordered, every = numpy.asarray(indices, dtype=numpy.int64), numpy.asarray(sizes)
+    if not in_order:
+        ordered = ordered[numpy.lexsort((ordered, -every[ordered]))]
+    runs = numpy.split(ordered, numpy.flatnonzero(numpy.diff(every[ordered])) + 1) if alike else [ordered]
+    batches = [run[start : start + rows].tolist() for run in runs for start in range(0, len(run), rows)]
     if in_order and len(batches) > 1 and len(batches[-1]) == 1 and not alike:
         batches[-2:] = [batches[-2] + batches[-1]]
     return batches

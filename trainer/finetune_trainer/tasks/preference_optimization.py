@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
+from finetune_trainer.data.examples import Changed
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import DataError
@@ -97,14 +98,14 @@ write("A prompt", do_sample=False)"""
         self.set_lengths(model, longest)
         return {side: self._with_reference(model, some, world) for side, some in examples.items()}
 
-    def _with_reference(self, model: nn.Module, examples: Sequence[Example], world: World) -> list[Example]:
+    def _with_reference(self, model: nn.Module, examples: Sequence[Example], world: World) -> Sequence[Example]:
         from finetune_trainer.evaluate import evaluation_batches
 
         own: dict[int, tuple[float, ...]] = {}
         for indices in evaluation_batches(self, examples)[world.rank :: world.size]:
             own |= zip(indices, self._log_likelihoods(model, [examples[index] for index in indices]), strict=True)
         found = {index: values for part in world.all_gather(own) for index, values in part.items()}
-        return [{**example, "reference": found[index]} for index, example in enumerate(examples)]
+        return Changed(examples, lambda index, example: {**example, "reference": found[index]})
 
     def _log_likelihoods(self, model: nn.Module, examples: Sequence[Example]) -> list[tuple[float, ...]]:
         """Of both answers of each example."""

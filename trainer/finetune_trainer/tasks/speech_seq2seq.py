@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.run import RunConfig
+from finetune_trainer.data.examples import Changed
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.model_folder import ModelFolder
@@ -95,7 +96,10 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
         tokenizer.set_prefix_tokens(language=language, task=tokenizer.task or TRANSCRIBE)
         log.info("the texts are taken to be in the language %s", language)
         self._say_how(generation)
-        return {side: [self._begun_anew(example, before) for example in some] for side, some in examples.items()}
+        return {side: self._begun(some, before) for side, some in examples.items()}
+
+    def _begun(self, examples: Sequence[Example], before: int) -> Sequence[Example]:
+        return Changed(examples, lambda _, example: self._begun_anew(example, before), resized=True)
 
     def _language(self, model: Any, examples: Sequence[Example]) -> str:
         """What the model hears in most of the clips."""

@@ -52,9 +52,10 @@ estimate("A text.")[0]["score"]"""
 
     @classmethod
     def check(cls, rows: Rows, config: RunConfig) -> list[str]:  # noqa: ARG003
-        values = {row.values["label"] for row in rows[Side.TRAIN]}
-        if len(values) < 2:
-            message = f"all {len(rows[Side.TRAIN])} training rows have the number {min(values):g}"
+        values = (row.values["label"] for row in rows[Side.TRAIN])
+        first = next(values)
+        if all(value == first for value in values):
+            message = f"all {len(rows[Side.TRAIN])} training rows have the number {first:g}"
             raise DataError("OneValue", message, "give rows with other numbers; see spec.dataset.columns.label")
         return []
 
