@@ -96,6 +96,13 @@ def print_success(console: Console, folder: Path, outcome: Outcome) -> None:
     console.print(f"\nThe run's folder is {shown(folder)}. To use the model:\n", highlight=False)
     console.print(f"    finetune predict {shlex.quote(shown(folder))} FILE\n", highlight=False, markup=False)
     console.print(f"{shown(folder / 'README.md')} has the Python lines.", highlight=False, markup=False)
+    _print_where_the_page_is(console, folder)
+
+
+def _print_where_the_page_is(console: Console, folder: Path) -> None:
+    page = folder / "report.html"
+    if page.exists():
+        console.print(f"{shown(page)} shows what it learned and where it errs.", highlight=False, markup=False)
 
 
 def print_gate_failed(console: Console, folder: Path, outcome: Outcome) -> None:
@@ -106,6 +113,7 @@ def print_gate_failed(console: Console, folder: Path, outcome: Outcome) -> None:
         console.print(outcome.failure.message, highlight=False, markup=False)
         console.print(outcome.failure.hint or "", highlight=False, markup=False)
     console.print(f"\nThe model is kept in {shown(folder / 'model')}.", highlight=False, markup=False)
+    _print_where_the_page_is(console, folder)
 
 
 def print_interrupted(console: Console, outcome: Outcome | None, command: list[str]) -> None:
