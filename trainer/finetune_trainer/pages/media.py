@@ -71,7 +71,7 @@ def thumbnail(media: Media, place: str) -> bytes:
     """A JPEG of at most SIDE pixels a side."""
     image, out = open_image(media, place), io.BytesIO()
     image.thumbnail((SIDE, SIDE))
-    image.save(out, "JPEG", quality=82, optimize=True)
+    image.save(out, "JPEG", quality=88, subsampling=0, optimize=True)
     return out.getvalue()
 
 

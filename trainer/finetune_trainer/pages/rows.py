@@ -108,7 +108,7 @@ def _inputs(left: dict[str, Any], last: Sequence[str]) -> Iterator[Part]:
 
 def _labelled(label: Any, prediction: Any, left: dict[str, Any]) -> Iterator[Part]:
     if is_number(label) and is_number(prediction):
-        left["off by"] = prediction - label
+        left.setdefault("error", prediction - label)
         yield Part("Expected", chips=[Mark(shown(label), "right")])
         yield Part("Predicted", chips=[Mark(shown(prediction), "wrong")])
         return
