@@ -122,7 +122,7 @@ def test_a_page_shows_every_part_of_a_run(full: str) -> None:
         "memory 8.0 GiB",
         "torch 2.15.0",
         "1 min 15 s",
-        "123\u2009456",
+        "123 456",
         "2 Wh",
     ):
         assert said in page.words, said
