@@ -42,7 +42,7 @@ class Agreed:
 
 def train(run: Run) -> None:
     """Train up to the last step. Raises Preempted, after saving, as soon as any process was asked to stop."""
-    if run.state.step == 0:
+    if run.forgetting is not None and run.state.step == 0:
         _measure_before(run)
     run.reporter.doing(Activity.TRAINING)
     while True:
