@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -20,8 +20,10 @@ from finetune_trainer import predict
 from finetune_trainer.data.clean import Cleaner, cleaner_of, input_cleaner
 from finetune_trainer.data.columns import Answer, Where, audio, image
 from finetune_trainer.data.media import read_samples
+from finetune_trainer.data.prepare import load_data
 from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import ConfigError, DataError
+from support.corpora.files import write_json_lines
 from support.runs import a_run
 
 NOTHING = {
@@ -88,6 +90,7 @@ def test_a_step_changes_a_text_and_counts_it(clean: dict[str, Any], text: str, e
     assert any(changed.values()) == (text != expected)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_without_steps_every_text_stays_as_it_is(text: str) -> None:
     cleaner = a_cleaner()
@@ -96,6 +99,7 @@ def test_without_steps_every_text_stays_as_it_is(text: str) -> None:
     assert cleaner.record() == {}
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_the_default_keeps_white_space_and_letters(text: str) -> None:
     """What is on without being asked for does not destroy: code and chats mean their line breaks and quotes."""
@@ -147,6 +151,16 @@ def test_a_text_of_which_nothing_is_left_is_an_error_where_it_is_not_dropped(
         cleaned(task, values, removeControl=True, **clean)
 
 
+def test_a_side_of_which_cleaning_leaves_nothing_is_named(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "rows.jsonl", [{"text": f"text {n}", "label": str(n % 2)} for n in range(40)])
+    write_json_lines(tmp_path / "test.jsonl", [{"text": None, "label": "0"}, {"text": "<br>", "label": "1"}])
+    test = {"sources": [{"uri": "./test.jsonl"}]}
+    run = a_run(tmp_path, "./rows.jsonl", "./model").with_("dataset", test=test, clean={"stripHtml": True})
+    with pytest.raises(DataError) as caught:
+        load_data(RunConfig.model_validate(run.config))
+    assert caught.value.message == "spec.dataset.test.sources: cleaning leaves none of their rows"
+
+
 @pytest.mark.parametrize(
     ("context", "answer", "clean", "expected", "found"),
     [
@@ -190,6 +204,7 @@ def test_a_row_whose_answer_would_be_lost_is_left_as_it_is(context: str, answer:
     assert cleaner.record() == {next(iter(clean)): {"changed": 0, "dropped": 0, "left": 1}}
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_context_loses_its_answers(data: st.DataObject) -> None:
     """Whatever the text, and wherever the answer: it is the same text, cleaned, at its place, or the row is left."""
@@ -198,9 +213,9 @@ def test_no_context_loses_its_answers(data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(parts) - 1))
     end = data.draw(st.integers(first + 1, len(parts)))
     answer = Answer("".join(parts[first:end]), len("".join(parts[:first])))
-    settings = {"stripHtml": True, "collapseWhitespace": True, "dropEmpty": True, "fixEncoding": True}
+    wanted = {"stripHtml": True, "collapseWhitespace": True, "dropEmpty": True, "fixEncoding": True}
     values = {"question": "who?", "context": "".join(parts), "answers": (answer,)}
-    after = cleaned("question-answering", values, **settings, removeControl=True, normalizeUnicode="NFC")
+    after = cleaned("question-answering", values, **wanted, removeControl=True, normalizeUnicode="NFC")
     for found in after["answers"] if after else ():
         assert after is not None
         assert after["context"][found.start : found.start + len(found.text)] == found.text
@@ -300,8 +315,8 @@ def test_rows_that_lack_a_modality_have_nothing_to_clean_of_it() -> None:
     row = a_row(text="aa", image=image({"bytes": b"x"}, Where("row 1", "image", "image")), label="x")
     without = a_row(text="aa", label="x")
     mute = a_row(audio=audio({"bytes": b"x"}, Where("row 1", "audio", "audio")), label="x")
-    settings = {"dropCorrupt": True, "minChars": 2, "maxChars": 3, "audio": {"trimSilence": 40, "minSeconds": 1}}
-    cleaner = a_cleaner("multimodal-classification", **settings)
+    wanted = {"dropCorrupt": True, "minChars": 2, "maxChars": 3, "audio": {"trimSilence": 40, "minSeconds": 1}}
+    cleaner = a_cleaner("multimodal-classification", **wanted)
     assert [cleaner.row(row) for row in (without, row, mute)] == [without, None, None]
     assert cleaner.record()["dropCorrupt"] == {"changed": 0, "dropped": 2}
 

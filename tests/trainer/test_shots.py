@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.run import RunConfig
@@ -68,6 +68,7 @@ def test_a_row_with_several_labels_counts_for_each() -> None:
     assert all(any(label in labels for _, labels in kept) for label in "ab")
 
 
+@settings(deadline=None)
 @given(st.permutations(ROWS), st.lists(st.sampled_from(["new 1", "new 2", "new 3"]), unique=True))
 def test_rows_that_come_leave_the_others_but_for_those_they_replace(
     order: list[tuple[str, str]], new: list[str]

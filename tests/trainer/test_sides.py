@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.manifest import problems_of
@@ -42,6 +42,7 @@ def grouped(groups: Sequence[Any], seed: int = 1) -> dict[Any, set[Side]]:
     return found
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1), st.lists(st.integers(0, 90)), st.integers(0, 9))
 def test_a_group_is_on_one_side_and_stays_there_when_rows_come(before: list[int], new: list[int], seed: int) -> None:
     first = grouped([*range(100), *before], seed)
@@ -83,6 +84,7 @@ def test_the_newest_rows_are_tested_and_those_before_them_validate() -> None:
     assert cuts == {Side.TEST: "2026-05-09T00:00:00+00:00", Side.VALIDATION: "2026-05-08T00:00:00+00:00"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-5, 20), min_size=10), st.randoms(use_true_random=False))
 def test_time_alone_decides(times: list[int], random: Any) -> None:
     """No older row is on a later side, rows of one time are together, and the order of rows is nothing to it."""

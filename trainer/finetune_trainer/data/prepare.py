@@ -138,6 +138,9 @@ def _check_sides(sides: Mapping[Side, Rows], held_out: Mapping[Side, HeldOut], t
         raise DataError("EmptySplit", f"none of {total} rows is left to train on", hint)
     needed = [Side.TEST] if config.evaluation.strategy is EvaluationStrategy.NEVER else [Side.TEST, Side.VALIDATION]
     for side in needed:
+        if not len(sides[side]) and held_out[side].sources is not None:
+            message = f"{FIELD}.{side}.sources: cleaning leaves none of their rows"
+            raise DataError("EmptySplit", message, "give more rows, or see what spec.dataset.clean drops")
         if not len(sides[side]):
             message = f"{FIELD}.{side}.fraction: {held_out[side].fraction} of {total} rows is no row"
             raise DataError("EmptySplit", message, "give more rows, or a larger fraction")
