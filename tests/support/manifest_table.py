@@ -150,7 +150,7 @@ CASES = (
     Case("frozen layers that are none", False, "  method: {type: freeze, freeze: {layers: first}}\n"),
     Case("a frozen backbone and frozen layers", False, "  method: {freeze: {backbone: true, layers: 0-8}}\n"),
     Case("nothing that is frozen", False, "  method: {type: freeze, freeze: {backbone: false}}\n"),
-    Case("a prompt", True, "  method: {type: prompt, prompt: {virtualTokens: 8, initText: Is it good?}}\n"),
+    Case("a prompt", True, "  method: {type: prompt, prompt: {virtualTokens: 8, initText: 'Is it good?'}}\n"),
     Case("a method that is not there", False, "  method: {type: lorra}\n"),
     Case("a gate", True, "  evaluation: {gate: [{metric: test_f1_macro, min: 0.9}, {metric: test_loss, max: 1}]}\n"),
     Case("a gate without a bound", False, "  evaluation: {gate: [{metric: test_f1_macro}]}\n"),
