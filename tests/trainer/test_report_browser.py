@@ -191,11 +191,11 @@ def test_every_part_is_a_picture_of_something(name: str, dark: bool, at: At) -> 
         const box = part.getBoundingClientRect(), top = box.top + scrollY;
         return [part.id || part.textContent.trim().slice(0, 30), [box.left, top, box.right, top + box.height]];
     })""")
-    with Image.open(io.BytesIO(shown.page.screenshot(full_page=True))) as picture:
-        for part, box in boxes:
-            cut = picture.convert("RGB").crop([round(side) for side in box])
-            assert min(cut.size) > 40, part
-            assert len(cut.getcolors(1 << 24) or []) >= 12, part
+    picture = Image.open(io.BytesIO(shown.page.screenshot(full_page=True))).convert("RGB")
+    for part, box in boxes:
+        cut = picture.crop([round(side) for side in box])
+        assert min(cut.size) > 40, part
+        assert len(cut.getcolors(1 << 24) or []) >= 12, part
 
 
 def test_a_chart_tells_its_numbers_and_follows_the_width(browser: Browser, pages: Pages) -> None:
