@@ -268,7 +268,7 @@ def test_whisper_without_a_language_learns_in_the_one_that_it_hears(saved: Model
     fixed = WhisperTokenizer.from_pretrained(folder, language=language, task="transcribe")
     assert language in ("en", "de")
     assert [example["tokens"] for example in after[Side.TRAIN]] == [fixed(text).input_ids for text in TEXTS]
-    assert after[Side.VALIDATION] == after[Side.TRAIN][:2]
+    assert list(after[Side.VALIDATION]) == list(after[Side.TRAIN])[:2]
 
 
 def test_a_step_of_clips_that_do_not_count_is_no_fault(trainer: WarmTrainer, saved: Models, tmp_path: Path) -> None:
