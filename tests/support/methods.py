@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finetune_trainer.run import Run
-    from finetune_trainer.tasks.base import Batch
+    from finetune_trainer.tasks.base import Example
 
 CASES = {case.id: case for case in (*cases_text.CASES, *cases_media.CASES, *cases_generation.CASES)}
 ROWS = 40
@@ -66,14 +66,14 @@ def take_steps(run: Run, count: int) -> None:
         run.state.step += 1
 
 
-def tested(run: Run) -> Batch:
-    """The test rows as one batch."""
-    return run.task.collate([run.test.examples[place] for place in range(len(run.test.rows))])
-
-
-def predictions(run: Run, model: nn.Module, batch: Batch) -> list[Mapping[str, Any]]:
+def predictions(run: Run, model: nn.Module, examples: Sequence[Example]) -> list[Mapping[str, Any]]:
+    """What a model says of each example alone, so that none has padding."""
     import torch
 
     model.eval()
+    said: list[Any] = []
     with torch.no_grad():
-        return [run.task.present(said) for said in run.task.predict(model, batch, model(**batch.inputs))]
+        for example in examples:
+            batch = run.task.collate([example])
+            said += run.task.predict(model, batch, model(**batch.inputs))
+    return [run.task.present(one) for one in said]

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from finetune_api.progress import ExitCode
+from finetune_api.run import RunConfig
 from support.methods import built, few, take_steps, with_method
-from support.runs import ARun
+from support.runs import ARun, WarmTrainer, a_run
 
 if TYPE_CHECKING:
     from finetune_trainer.run import Run
@@ -33,7 +35,8 @@ KEPT = {
 
 
 def frozen(root: Path, name: str, cache: str = "Auto", **training: Any) -> ARun:
-    run = few(name).run(root, maxSteps=STEPS, dropout=0.1, **training)
+    dropout = {} if "resnet" in name else {"dropout": 0.1}
+    run = few(name).run(root, maxSteps=STEPS, **dropout, **training)
     return with_method(run, type="freeze", freeze={"backbone": True, "cacheFeatures": cache})
 
 
@@ -64,13 +67,33 @@ def evaluated(run: Run) -> dict[str, float]:
     return found.report.metrics
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_training_on_features_is_training(name: str, tmp_path: Path) -> None:
-    """The same weights and metrics within 1e-5, dropout of the head included, and the backbone is not asked again."""
+def watch_what_is_kept(patch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """How much of each of the backbone's outputs each cache keeps from now on."""
+    from finetune_trainer import features
+
+    found: list[dict[str, str]] = []
+    serve = features.Cache.serve
+
+    def told(cache: features.Cache) -> None:
+        found.append({name: kept.part.name for name, kept in cache.plan.kept.items()})
+        serve(cache)
+
+    patch.setattr(features.Cache, "serve", told)
+    return found
+
+
+@pytest.mark.parametrize(("name", "kept"), KEPT.items())
+def test_training_on_features_is_training(
+    name: str, kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights and metrics within 1e-5, dropout of the head included; the backbone is not asked again, and
+    only what the head reads of it is kept.
+    """
     import torch
 
-    first = frozen(tmp_path, name)
+    first, found = frozen(tmp_path, name), watch_what_is_kept(monkeypatch)
     runs = [built(first), built(other(first, "never", "Never"))]
+    assert found == [kept]
     calls = [Calls(run) for run in runs]
     for run in runs:
         take_steps(run, STEPS)
@@ -84,18 +107,31 @@ def test_training_on_features_is_training(name: str, tmp_path: Path) -> None:
             torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "kept"), KEPT.items())
-def test_only_what_the_head_reads_is_kept(name: str, kept: dict[str, str], tmp_path: Path) -> None:
-    from finetune_trainer import features
+@pytest.mark.parametrize(
+    ("dataset", "freeze", "expected"),
+    [
+        pytest.param({}, {"backbone": True}, True, id="frozen"),
+        pytest.param({}, {"backbone": True, "cacheFeatures": "Never"}, False, id="turned off"),
+        pytest.param({}, {"layers": "0"}, False, id="layers"),
+        pytest.param({"augment": {"text": {"wordDropout": 0.1}}}, {"backbone": True}, False, id="rows that change"),
+    ],
+)
+def test_when_features_are_kept(dataset: dict[str, Any], freeze: dict[str, Any], expected: bool) -> None:
+    from finetune_trainer.features import wanted
 
-    found: list[Any] = []
-    before = features.Cache.serve
+    run = a_run(Path("/run"), "./rows.csv", "./model").with_("dataset", **dataset)
+    config = RunConfig.model_validate(with_method(run, type="freeze", freeze=freeze).config)
+    assert wanted(config) is expected
 
-    def serve(cache: features.Cache) -> None:
-        found.append({name: one.part.name for name, one in cache.plan.kept.items()})
-        before(cache)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features.Cache, "serve", serve)
-        built(frozen(tmp_path, name))
-    assert found == [kept]
+def test_any_number_of_processes_comes_to_the_same(trainer: WarmTrainer, tmp_path: Path) -> None:
+    """Each computes a share of the features, and reads those of the others."""
+    one = frozen(tmp_path / "one", "question-answering distilbert")
+    two = ARun(tmp_path / "two", {**one.config, "folder": str(tmp_path / "two" / "run")}).with_processes(2)
+    two = ARun(two.root, {**two.config, "checkpointFolder": str(two.root / "checkpoints")})
+    for run in (one, two):
+        ended = trainer.run(run)
+        assert ended.code == ExitCode.DONE, ended.log
+        assert "rows were computed once" in ended.log
+    metrics = [run.read("evaluation.json")["metrics"] for run in (one, two)]
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-4)
