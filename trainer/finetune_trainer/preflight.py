@@ -17,7 +17,7 @@ from finetune_trainer.data.balance import check_balance
 from finetune_trainer.data.clean.sounds import count_resampled
 from finetune_trainer.data.kept import keep_data
 from finetune_trainer.data.prepare import load_data, places_of
-from finetune_trainer.data.told import told
+from finetune_trainer.data.told import LEAK, told
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import OUTCOME, read_json
 from finetune_trainer.forgetting import check_forgetting
@@ -99,7 +99,7 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     if "sampleRates" in data.reports and (rate := sampling_rate(model)):
         count_resampled(data.reports, rate)
     for line in told(data.reports):
-        log.info(line)
+        log.log(logging.WARNING if line.startswith(LEAK) else logging.INFO, line)
     check_max_length(config.training.max_length, model)
     check_positions(config, model)
     check_smoothing(config, model)

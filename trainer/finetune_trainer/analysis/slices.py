@@ -124,7 +124,8 @@ def _joined(parts: Sequence[numpy.ndarray]) -> list[numpy.ndarray]:
 
 
 def _range(numbers: numpy.ndarray, unit: str) -> str:
-    least, most = (f"{value:.6g}" for value in (numbers.min(), numbers.max()))
+    digits = 3 if unit == "seconds" else 6
+    least, most = (f"{value:.{digits}g}" for value in (numbers.min(), numbers.max()))
     return f"{least if least == most else f'{least} to {most}'} {unit}".rstrip()
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+LEAK = "leak"
+"""What a line begins with that warns."""
+
 
 def told(reports: Mapping[str, Any]) -> Iterator[str]:
     """A line for each stage that did something; `reports` are those of run.json."""
@@ -23,4 +26,4 @@ def _duplicates(done: Mapping[str, Any]) -> Iterator[str]:
         yield f"duplicates: {done['conflictingLabels']} inputs come with several labels; all of them are kept"
     for side, count in done.get("acrossSplits", {}).items():
         if count:
-            yield f"leak: {count} training rows are in {side}, too, and were dropped from training"
+            yield f"{LEAK}: {count} training rows are in {side}, too, and were dropped from training"
