@@ -116,6 +116,7 @@ def groups(run: ARun, steps: int) -> int:
 
 def run_of(case: Case, root: Path, processes: int, trainer: WarmTrainer) -> ARun:
     run = case.run(root, trainBatchSize=64, maxSteps=6, learningRate=1e-3).with_processes(processes)
+    run = run.with_("evaluation", strategy="Never")
     ended = trainer.run(run)
     assert ended.code == ExitCode.DONE, ended.log
     return run

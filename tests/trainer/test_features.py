@@ -26,7 +26,7 @@ KEPT = {
     "question-answering distilbert": {"last_hidden_state": "ALL"},
     "image-classification-resnet": {"last_hidden_state": "NOTHING", "pooler_output": "ALL"},
     "image-classification-efficientnet": {"last_hidden_state": "NOTHING", "pooler_output": "ALL"},
-    "image-classification-vit": {"last_hidden_state": "FIRST", "pooler_output": "NOTHING"},
+    "image-classification-vit": {"last_hidden_state": "FIRST"},
     "audio-classification-wav2vec2": {"last_hidden_state": "ALL", "extract_features": "NOTHING"},
     "audio-classification-wav2vec2-layer-norm": {"last_hidden_state": "ALL", "extract_features": "NOTHING"},
     "automatic-speech-recognition-wav2vec2-layer-norm": {"last_hidden_state": "ALL", "extract_features": "NOTHING"},

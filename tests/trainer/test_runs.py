@@ -97,6 +97,7 @@ def test_a_run_learns_and_leaves_everything(small_run: ARun, undisturbed: Callab
         "model",
         "outcome.json",
         "predictions.jsonl",
+        "profile.json",
         "report.html",
         "run.json",
         "status.json",

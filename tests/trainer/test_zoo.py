@@ -64,14 +64,14 @@ def inputs(kind: str, folder: Path) -> Mapping[str, Any]:
         batch = tokenizer(TEXTS[:2], padding=True, return_tensors="pt")
         return {**batch, "decoder_input_ids": batch["input_ids"][:, :3]} if kind in ("t5", "bart") else batch
     if kind in ("resnet", "efficientnet", "vit"):
-        return AutoImageProcessor.from_pretrained(folder)([image, image[::-1]], return_tensors="pt")
+        return AutoImageProcessor.from_pretrained(folder)([image, numpy.flipud(image).copy()], return_tensors="pt")
     if kind == "clip":
         processor = AutoProcessor.from_pretrained(folder)
-        return processor(text=TEXTS[:2], images=[image, image[::-1]], padding=True, return_tensors="pt")
+        return processor(text=TEXTS[:2], images=[image, numpy.flipud(image).copy()], padding=True, return_tensors="pt")
     if kind == "llava":
         texts = [f"USER: <image>\n{text} ASSISTANT:" for text in TEXTS[:2]]
         processor = AutoProcessor.from_pretrained(folder)
-        return processor(text=texts, images=[image, image[::-1]], padding=True, return_tensors="pt")
+        return processor(text=texts, images=[image, numpy.flipud(image).copy()], padding=True, return_tensors="pt")
     sounds = [draw.normal(size=length).astype(numpy.float32) for length in (9000, 16000)]
     padding = {"padding": True} if kind != "whisper" else {}
     extractor = AutoFeatureExtractor.from_pretrained(folder)

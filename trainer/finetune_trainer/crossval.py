@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SCORES = "scores.npz"
-SHOWN = 3
+SHOWN = 5
 """Metrics whose mean and spread stand in the status, the task's own first."""
 
 

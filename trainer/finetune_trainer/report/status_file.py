@@ -41,7 +41,7 @@ class StatusFile:
 
 def running(snapshot: Snapshot, job: JobIdentity) -> Status:
     """The status of a run that is under way."""
-    metrics = dict(list({**snapshot.metrics, **snapshot.constants}.items())[:MAX_METRICS])
+    metrics = dict(list({**snapshot.constants, **snapshot.metrics}.items())[:MAX_METRICS])
     condition = Condition(
         type=ConditionType.RUNNING,
         status="True",

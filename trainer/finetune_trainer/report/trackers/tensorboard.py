@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class TensorBoard:
-    """All attempts write into one folder; a later one purges what the former wrote after its checkpoint."""
+    """All attempts write into one folder.
+
+    A later attempt purges what is there and writes all of metrics.jsonl anew: a killed one may have lost its last points,
+    or written some after the checkpoint.
+    """
 
     _writer: SummaryWriter
 
@@ -25,12 +29,11 @@ class TensorBoard:
 
         folder = run.folder / TENSORBOARD
         known = any(folder.glob("events.*"))
-        done = -1 if run.resumed_step is None else run.resumed_step
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1 if known else None)
+        self._writer = SummaryWriter(str(folder), purge_step=0 if known else None)
         if not known:
             described = {"tags": dict(run.tags), "parameters": run.parameters}
             self._text("run", f"```json\n{json.dumps(described, indent=2)}\n```")
-        return known
+        return False
 
     def log(self, points: Sequence[Point]) -> None:
         for point in points:
