@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class TensorBoard:
     """All attempts write into one folder.
 
-    A later attempt purges what is there and writes all of metrics.jsonl anew: a killed one may have lost its last points,
-    or written some after the checkpoint.
+    A later attempt purges the curves that are there and writes all of metrics.jsonl anew: a killed one may have lost
+    its last points, or written some after the checkpoint.
     """
 
     _writer: SummaryWriter
