@@ -23,8 +23,8 @@ quickstart: $(STAMP) ## Fine-tune a real encoder on this machine
 test: $(STAMP) ## Every test: lint, fast, trainer, real cluster; a report of times at the end
 	$(BIN)/python scripts/run_tests.py
 
-test-fast: $(STAMP) ## The tests that need neither torch nor a cluster, within a minute
-	$(BIN)/pytest -m "not torch and not cluster" -q
+test-fast: $(STAMP) ## The tests that need neither torch nor a cluster, in about a minute
+	$(BIN)/pytest -m "not torch and not cluster" -q -n 2
 
 test-torch: $(STAMP) ## The trainer's tests
 	$(BIN)/pytest -m torch -q -n 2 --dist loadfile
