@@ -5,8 +5,9 @@ A field that is absent, or zero, changes nothing. What a task can make use of is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -44,6 +45,15 @@ class TextAugment(Document):
         )
 
 
+def _ordered(least: str, low: float, most: str, high: float, holds: Callable[[Any], bool]) -> Rule:
+    """That one field is not above another; `low` and `high` are their defaults."""
+    smaller, larger = (
+        f"(has(self.{name}) && dyn(self.{name}) != null ? self.{name} : {default})"
+        for name, default in ((least, low), (most, high))
+    )
+    return Rule(f"{smaller} <= {larger}", holds, f"{least} is above {most}")
+
+
 class RandAugment(Document):
     """RandAugment (Cubuk et al. 2020): operations drawn from a fixed list, all of one strength."""
 
@@ -59,18 +69,8 @@ class Crop(Document):
     min_ratio: float = Field(0.75, gt=0, le=10, description="Width over height of the part, at least.")
     max_ratio: float = Field(1.3333, gt=0, le=10, description="Width over height of the part, at most.")
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "(has(self.minScale) && dyn(self.minScale) != null ? self.minScale : 0.5)"
-            " <= (has(self.maxScale) && dyn(self.maxScale) != null ? self.maxScale : 1.0)",
-            lambda crop: crop.min_scale <= crop.max_scale,
-            "minScale is above maxScale",
-        ),
-        Rule(
-            "(has(self.minRatio) && dyn(self.minRatio) != null ? self.minRatio : 0.75)"
-            " <= (has(self.maxRatio) && dyn(self.maxRatio) != null ? self.maxRatio : 1.3333)",
-            lambda crop: crop.min_ratio <= crop.max_ratio,
-            "minRatio is above maxRatio",
-        ),
+        _ordered("minScale", 0.5, "maxScale", 1.0, lambda crop: crop.min_scale <= crop.max_scale),
+        _ordered("minRatio", 0.75, "maxRatio", 1.3333, lambda crop: crop.min_ratio <= crop.max_ratio),
     )
 
 
@@ -107,12 +107,7 @@ class Noise(Document):
     max_snr_db: float = Field(30.0, ge=-20, le=100, description="Softest noise: decibels of the sound above it.")
     probability: float = Field(0.5, gt=0, le=1, description="How likely a clip gets noise.")
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "(has(self.minSnrDb) && dyn(self.minSnrDb) != null ? self.minSnrDb : 5.0)"
-            " <= (has(self.maxSnrDb) && dyn(self.maxSnrDb) != null ? self.maxSnrDb : 30.0)",
-            lambda noise: noise.min_snr_db <= noise.max_snr_db,
-            "minSnrDb is above maxSnrDb",
-        ),
+        _ordered("minSnrDb", 5.0, "maxSnrDb", 30.0, lambda noise: noise.min_snr_db <= noise.max_snr_db),
     )
 
 
@@ -130,12 +125,7 @@ class Speed(Document):
     max_rate: float = Field(1.1, ge=0.5, le=2, description="Fastest.")
     probability: float = Field(0.5, gt=0, le=1, description="How likely a clip's speed changes.")
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "(has(self.minRate) && dyn(self.minRate) != null ? self.minRate : 0.9)"
-            " <= (has(self.maxRate) && dyn(self.maxRate) != null ? self.maxRate : 1.1)",
-            lambda speed: speed.min_rate <= speed.max_rate,
-            "minRate is above maxRate",
-        ),
+        _ordered("minRate", 0.9, "maxRate", 1.1, lambda speed: speed.min_rate <= speed.max_rate),
     )
 
 

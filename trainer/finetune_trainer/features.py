@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import product
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy
 import torch
@@ -24,6 +24,7 @@ from torch import nn
 
 from finetune_api.method import CacheFeatures, MethodType
 from finetune_api.run import RunConfig
+from finetune_trainer.data.examples import Changed
 from finetune_trainer.data.split import Side
 from finetune_trainer.evaluate import Encoded, evaluation_batches
 from finetune_trainer.handover import ENV_SCRATCH
@@ -157,24 +158,9 @@ class Reference:
     row: int
 
 
-@dataclass(frozen=True)
-class WithFeatures(Sequence[Example]):
-    """Examples that know where their features stand."""
-
-    examples: Sequence[Example]
-    store: Store
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        return {**self.examples[index], KEY: Reference(self.store, range(len(self))[index])}
+def _with_features(examples: Sequence[Example], store: Store) -> Changed:
+    """The examples, which now know where their features stand."""
+    return Changed(examples, lambda place, example: {**example, KEY: Reference(store, place)})
 
 
 def wanted(config: RunConfig) -> bool:
@@ -379,7 +365,7 @@ def _kept(cache: Cache, encoded: Encoded, path: Path, world: World) -> Encoded:
             where[rows[:, 0]] = numpy.column_stack([numpy.full(len(rows), rank % node), rows[:, 1:]])
             all_shapes = found
     files = {number: _mapped(path.with_suffix(f".{number}")) for number in range(node)}
-    return replace(encoded, examples=WithFeatures(examples, Store(files, where, first, all_shapes)))
+    return replace(encoded, examples=_with_features(examples, Store(files, where, first, all_shapes)))
 
 
 def _mapped(path: Path) -> numpy.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -39,7 +40,24 @@ class ExampleWriter:
         numpy.save(self._folder / SIZES, numpy.concatenate([numpy.empty(0, numpy.int64), *self._sizes]))
 
 
-class StoredExamples(Sequence[Example]):
+class LazyExamples(Sequence[Example]):
+    """Examples that are made as they are read."""
+
+    @abstractmethod
+    def at(self, place: int) -> Example:
+        """The example with this number, counted from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self.at(range(len(self))[index])
+
+
+class StoredExamples(LazyExamples):
     """The examples that an ExampleWriter left in a folder; `rows` are those that they were made of."""
 
     def __init__(self, folder: Path, rows: Rows) -> None:
@@ -52,14 +70,7 @@ class StoredExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def at(self, place: int) -> Example:
         return self._example(self._records.one(place), place)
 
     def __iter__(self) -> Iterator[Example]:
@@ -72,7 +83,7 @@ class StoredExamples(Sequence[Example]):
         return found
 
 
-class Changed(Sequence[Example]):
+class Changed(LazyExamples):
     """Examples that are changed as they are read: `change` gets the number of each, and the example.
 
     `resized` says that their sizes change with them.
@@ -88,14 +99,7 @@ class Changed(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def at(self, place: int) -> Example:
         return self._change(place, self._examples[place])
 
     def __iter__(self) -> Iterator[Example]:
