@@ -20,6 +20,7 @@ from finetune_trainer.methods.usage import usage_of
 from finetune_trainer.model_folder import ModelFolder
 from finetune_trainer.predict import main as predict
 from support import zoo
+from support.card_lines import answer_of
 from support.methods import built, few, predictions, take_steps, with_method
 from support.runs import ARun, WarmTrainer, a_run
 
@@ -338,7 +339,7 @@ def test_the_lines_of_the_card_run(
     run = a_run(tmp_path, "./rows.csv", "./model")
     config = RunConfig.model_validate({**run.config, "task": task, "method": method})
     monkeypatch.chdir(tmp_path)
-    exec(usage_of(config, auto, "unused"), {})
+    assert answer_of(usage_of(config, auto, "unused")) is not None
 
 
 def test_four_bits_train_where_the_library_can(tmp_path: Path) -> None:

@@ -36,5 +36,6 @@ def _answer(config: RunConfig) -> str:
     own = f"[:, {config.method.virtual_tokens} :]" if by_token and config.method.type is MethodType.PROMPT else ""
     if config.task is Task.QUESTION_ANSWERING:
         found = (f"{name} = outputs.{name}_logits{own}.argmax()" for name in ("start", "end"))
-        return "\n".join(("outputs = model(**inputs)", *found))
+        said = 'tokenizer.decode(inputs["input_ids"][0, start : end + 1])'
+        return "\n".join(("outputs = model(**inputs)", *found, said))
     return f"model(**inputs).logits{own}"
