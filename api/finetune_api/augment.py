@@ -68,7 +68,7 @@ class Crop(Document):
     max_scale: float = Field(1.0, gt=0, le=1, description="Largest share of the image's area.")
     min_ratio: float = Field(0.75, gt=0, le=10, description="Width over height of the part, at least.")
     max_ratio: float = Field(1.3333, gt=0, le=10, description="Width over height of the part, at most.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         _ordered("minScale", 0.5, "maxScale", 1.0, lambda crop: crop.min_scale <= crop.max_scale),
         _ordered("minRatio", 0.75, "maxRatio", 1.3333, lambda crop: crop.min_ratio <= crop.max_ratio),
     )
@@ -106,7 +106,7 @@ class Noise(Document):
     min_snr_db: float = Field(5.0, ge=-20, le=100, description="Loudest noise: decibels of the sound above it.")
     max_snr_db: float = Field(30.0, ge=-20, le=100, description="Softest noise: decibels of the sound above it.")
     probability: float = Field(0.5, gt=0, le=1, description="How likely a clip gets noise.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         _ordered("minSnrDb", 5.0, "maxSnrDb", 30.0, lambda noise: noise.min_snr_db <= noise.max_snr_db),
     )
 
@@ -124,7 +124,7 @@ class Speed(Document):
     min_rate: float = Field(0.9, ge=0.5, le=2, description="Slowest.")
     max_rate: float = Field(1.1, ge=0.5, le=2, description="Fastest.")
     probability: float = Field(0.5, gt=0, le=1, description="How likely a clip's speed changes.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         _ordered("minRate", 0.9, "maxRate", 1.1, lambda speed: speed.min_rate <= speed.max_rate),
     )
 
@@ -193,7 +193,7 @@ class Balance(Document):
     oversample: Oversample = Field(
         Oversample.NONE, description="Minority lets an epoch have the rows of each class as often as the largest has."
     )
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"({present('classWeights')} && self.classWeights == 'Custom')"
             f" == ({present('weights')} && self.weights.size() > 0)",

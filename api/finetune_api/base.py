@@ -40,7 +40,7 @@ class Document(BaseModel):
         serialize_by_alias=True,
         allow_inf_nan=False,
     )
-    rules: ClassVar[tuple[Rule, ...]] = ()
+    constraints: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class Document(BaseModel):
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
-        for rule in self.rules:
+        for rule in self.constraints:
             if not rule.holds(self):
                 raise ValueError(rule.message)
         return self
@@ -59,9 +59,11 @@ class Document(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = super().__get_pydantic_json_schema__(core, handler)
-        if cls.rules:
+        if cls.constraints:
             target = handler.resolve_ref_schema(schema)
-            target["x-kubernetes-validations"] = [{"rule": rule.cel, "message": rule.message} for rule in cls.rules]
+            target["x-kubernetes-validations"] = [
+                {"rule": rule.cel, "message": rule.message} for rule in cls.constraints
+            ]
         return schema
 
     def to_dict(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class CleanAudio(Document):
     drop_clipped: float | None = Field(
         None, ge=0, lt=1, description="Drop clips of which a larger share of samples is at full scale."
     )
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!{present('minSeconds')} || !{present('maxSeconds')} || self.minSeconds <= self.maxSeconds",
             lambda audio: (audio.min_seconds or 0) <= (audio.max_seconds or float("inf")),
@@ -53,7 +53,7 @@ class Clean(Document):
     max_chars: int | None = Field(None, ge=1, le=MOST_CHARS, description="Drop rows with a longer input text.")
     drop_corrupt: bool = Field(False, description="Drop images and clips that cannot be read; false refuses them.")
     audio: CleanAudio = Field(CleanAudio(), description="Cleaning of clips.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!{present('minChars')} || !{present('maxChars')} || self.minChars <= self.maxChars",
             lambda clean: clean.max_chars is None or clean.min_chars <= clean.max_chars,

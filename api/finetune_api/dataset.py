@@ -54,7 +54,7 @@ class HeldOut(Document):
     sources: Annotated[list[Source], Field(min_length=1, max_length=32)] | None = Field(
         None, description="Sources to use instead of a share."
     )
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"{present('fraction')} != {present('sources')}",
             lambda split: (split.fraction is None) != (split.sources is None),

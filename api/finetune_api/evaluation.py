@@ -72,7 +72,7 @@ class Evaluation(Document):
         [],
         description="Columns by whose values the test rows are also measured apart, beside length, label and source.",
     )
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"(has(self.strategy) && self.strategy == 'Steps') == {present('steps')}",
             lambda evaluation: (evaluation.strategy == EvaluationStrategy.STEPS) == (evaluation.steps is not None),

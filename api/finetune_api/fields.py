@@ -14,6 +14,8 @@ SUBDOMAIN_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 URI_PATTERN = r"^(hf|pkg|pvc|file|s3|gs|az|https)://[^\s]+$|^\./[^\s]*$"
 VOLUME_PATTERN = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]*)?$"
+PUSH_PATTERN = r"^(s3|gs|az|hf|oci)://[^\s]+$"
+OUTPUT_PATTERN = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]*)?$|^(s3|gs|az|hf|oci)://[^\s]+$"
 SOURCE_SCHEMES = (
     "hf://, pkg://, pvc://claim/path, s3://, gs://, az://, https://, file:///absolute/path, "
     "or ./path with `finetune run`"
@@ -63,6 +65,8 @@ SourceUri = Annotated[
     ),
 ]
 VolumeUri = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN, max_length=1024)]
+PushUri = Annotated[str, StringConstraints(pattern=PUSH_PATTERN, max_length=1024)]
+OutputUri = Annotated[str, StringConstraints(pattern=OUTPUT_PATTERN, max_length=1024)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 

@@ -16,7 +16,7 @@ class Bound(Document):
     metric: Word = Field(description="Its name in evaluation.json and in the status, such as `test_f1_macro`.")
     min: float | None = Field(None, description="The least value that passes.")
     max: float | None = Field(None, description="The greatest value that passes.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"{present('min')} || {present('max')}",
             lambda bound: bound.min is not None or bound.max is not None,

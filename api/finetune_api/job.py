@@ -17,8 +17,8 @@ from finetune_api.fields import NAME_PATTERN, Reference
 from finetune_api.method import Method
 from finetune_api.model import Model
 from finetune_api.names import API_VERSION, MAX_JOB_NAME
-from finetune_api.placement import Parallelism, PodTemplate, Resources, TrainerOverride
-from finetune_api.policy import CheckpointPolicy, OutputPolicy, RunPolicy
+from finetune_api.placement import Parallelism, PodTemplate, Resources, Scheduling, TrainerOverride
+from finetune_api.policy import CachePolicy, CheckpointPolicy, Elastic, OutputPolicy, RunPolicy
 from finetune_api.tracking import Tracking
 from finetune_api.training import Training
 
@@ -53,9 +53,12 @@ class FineTuneJobSpec(Document):
     evaluation: Evaluation = Evaluation()
     checkpoint: CheckpointPolicy = CheckpointPolicy()
     output: OutputPolicy = OutputPolicy()
+    cache: CachePolicy = CachePolicy()
     tracking: Tracking = Field([], description="Trackers that are told the run's numbers.")
     resources: Resources = Resources()
     parallelism: Parallelism = Parallelism()
+    elastic: Elastic = Elastic()
+    scheduling: Scheduling = Scheduling()
     run_policy: RunPolicy = RunPolicy()
     trainer: TrainerOverride = TrainerOverride()
     pod_template: PodTemplate = PodTemplate()

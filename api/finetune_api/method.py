@@ -53,7 +53,7 @@ class Freeze(Document):
     cache_features: CacheFeatures = Field(
         CacheFeatures.AUTO, description="With backbone: compute each row's features once, where that gives the same."
     )
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"({present('backbone')} && self.backbone) != {present('layers')}",
             lambda freeze: freeze.backbone != (freeze.layers is not None),

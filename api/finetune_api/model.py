@@ -23,7 +23,7 @@ class Encoders(Document):
     text: Encoder | None = Field(None, description="Encoder of the text column.")
     image: Encoder | None = Field(None, description="Encoder of the image column.")
     audio: Encoder | None = Field(None, description="Encoder of the audio column.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             " + ".join(f"({present(name)} ? 1 : 0)" for name in ("text", "image", "audio")) + " >= 2",
             lambda encoders: len(encoders.named()) >= 2,
@@ -44,7 +44,7 @@ class Model(Document):
     encoders: Encoders | None = Field(None, description="Instead of uri, for multimodal-classification.")
     trust_remote_code: bool = Field(False, description="Run code that comes with a hub model.")
     secret_ref: Reference | None = Field(None, description="Secret whose keys (HF_TOKEN, AWS_…) reach the trainer.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"{present('uri')} != {present('encoders')}",
             lambda model: (model.uri is None) != (model.encoders is None),

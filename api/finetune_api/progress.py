@@ -34,8 +34,10 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 69
     CODE_ERROR = 70
     OUT_OF_MEMORY = 71
+    STORAGE_FULL = 73
     PREEMPTED = 75
     EVALUATION_GATE_FAILED = 76
+    AUTH_ERROR = 77
     CONFIG_ERROR = 78
     KILLED = 137
     TERMINATED = 143
@@ -47,14 +49,22 @@ class FailureClass(StrEnum):
     CONFIG_ERROR = "ConfigError"
     DATA_ERROR = "DataError"
     EVALUATION_GATE_FAILED = "EvaluationGateFailed"
+    AUTH_ERROR = "AuthError"
+    STORAGE_FULL = "StorageFull"
     OUT_OF_MEMORY_GPU = "OutOfMemoryGPU"
     OUT_OF_MEMORY_HOST = "OutOfMemoryHost"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
     UNAVAILABLE = "Unavailable"
     PREEMPTED = "Preempted"
     EVICTED = "Evicted"
     NODE_LOST = "NodeLost"
     POD_DELETED = "PodDeleted"
+    HARDWARE_ERROR = "HardwareError"
+    UNSCHEDULABLE = "Unschedulable"
+    CHILD_REFUSED = "ChildRefused"
     IMAGE_PULL = "ImagePull"
+    COLLECTIVE_TIMEOUT = "CollectiveTimeout"
+    HANG = "Hang"
     CODE_ERROR = "CodeError"
 
 
@@ -70,6 +80,9 @@ BUDGETS: Mapping[FailureClass, Budget] = {
     FailureClass.CONFIG_ERROR: Budget.FINAL,
     FailureClass.DATA_ERROR: Budget.FINAL,
     FailureClass.EVALUATION_GATE_FAILED: Budget.FINAL,
+    FailureClass.AUTH_ERROR: Budget.FINAL,
+    FailureClass.STORAGE_FULL: Budget.FINAL,
+    FailureClass.DEADLINE_EXCEEDED: Budget.FINAL,
     FailureClass.OUT_OF_MEMORY_GPU: Budget.FINAL,
     FailureClass.OUT_OF_MEMORY_HOST: Budget.FINAL,
     FailureClass.IMAGE_PULL: Budget.FINAL,
@@ -78,6 +91,11 @@ BUDGETS: Mapping[FailureClass, Budget] = {
     FailureClass.EVICTED: Budget.INFRASTRUCTURE,
     FailureClass.NODE_LOST: Budget.INFRASTRUCTURE,
     FailureClass.POD_DELETED: Budget.INFRASTRUCTURE,
+    FailureClass.HARDWARE_ERROR: Budget.INFRASTRUCTURE,
+    FailureClass.UNSCHEDULABLE: Budget.INFRASTRUCTURE,
+    FailureClass.CHILD_REFUSED: Budget.INFRASTRUCTURE,
+    FailureClass.COLLECTIVE_TIMEOUT: Budget.PROGRAM,
+    FailureClass.HANG: Budget.PROGRAM,
     FailureClass.CODE_ERROR: Budget.PROGRAM,
 }
 
@@ -86,8 +104,10 @@ CLASS_OF_EXIT_CODE: Mapping[int, FailureClass] = {
     ExitCode.UNAVAILABLE: FailureClass.UNAVAILABLE,
     ExitCode.CODE_ERROR: FailureClass.CODE_ERROR,
     ExitCode.OUT_OF_MEMORY: FailureClass.OUT_OF_MEMORY_GPU,
+    ExitCode.STORAGE_FULL: FailureClass.STORAGE_FULL,
     ExitCode.PREEMPTED: FailureClass.PREEMPTED,
     ExitCode.EVALUATION_GATE_FAILED: FailureClass.EVALUATION_GATE_FAILED,
+    ExitCode.AUTH_ERROR: FailureClass.AUTH_ERROR,
     ExitCode.CONFIG_ERROR: FailureClass.CONFIG_ERROR,
     ExitCode.KILLED: FailureClass.OUT_OF_MEMORY_HOST,
     ExitCode.TERMINATED: FailureClass.PREEMPTED,
@@ -111,6 +131,7 @@ class Failure(Document):
     pod: Name | None = Field(None, description="The pod that failed first.")
     node: Name | None = Field(None, description="The node it ran on.")
     exit_code: int | None = Field(None, description="Exit code of the container.")
+    signal: Annotated[str, Field(max_length=16)] | None = Field(None, description="Signal that ended it.")
     log_tail: Annotated[str, Field(max_length=MAX_LOG_TAIL)] | None = Field(None, description="Last lines of its log.")
 
 
@@ -141,6 +162,19 @@ class Output(Document):
 
     uri: Uri | None = Field(None, description="Folder of the run.")
     digest: Name | None = Field(None, description="Hash of the model's files.")
+    pushed_uri: Uri | None = Field(None, description="Where the model was pushed to, by digest or revision.")
+    pushed_digest: Name | None = Field(None, description="Digest or revision that the place gave it.")
+
+
+class Provenance(Document):
+    """What a run was made from: enough to say later what a model is."""
+
+    image: Uri | None = Field(None, description="Image of the pods.")
+    image_digest: Uri | None = Field(None, description="The same by digest, as the node pulled it.")
+    runtimes: Message | None = Field(None, description="FineTuneRuntimes and the hash of each.")
+    trainer_version: Name | None = Field(None, description="Version of the trainer.")
+    model_revision: Name | None = Field(None, description="Commit or digest of the model that training began from.")
+    data_digest: Name | None = Field(None, description="Hash of the data set's rows.")
 
 
 class Result(StrEnum):
@@ -158,6 +192,7 @@ class Outcome(Document):
     progress: Progress | None = None
     checkpoint: Checkpoint | None = None
     output: Output | None = None
+    provenance: Provenance | None = None
 
     @property
     def is_finished(self) -> bool:

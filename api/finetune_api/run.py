@@ -59,6 +59,10 @@ class RunConfig(Document):
     output_uri: str | None = None
     checkpoint_uri: str | None = None
     volumes: dict[str, str] = {}
+    cache_folder: str | None = None
+    """Folder in which downloads are kept for all jobs that share it."""
+    hang_timeout_seconds: int | None = None
+    """Longest time without any sign of work; None never looks."""
     fold: Fold | None = None
     base_folder: str | None = None
     """Folder that `./path` URIs are relative to; only `finetune run` has one."""

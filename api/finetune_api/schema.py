@@ -197,7 +197,7 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 def _to_yaml(crd: dict[str, Any]) -> str:
-    return yaml.dump(crd, Dumper=_PlainDumper, sort_keys=False, width=110, allow_unicode=True)
+    return yaml.dump(crd, Dumper=_PlainDumper, sort_keys=False, width=160, allow_unicode=True, default_flow_style=None)
 
 
 def main(folder: str) -> None:

@@ -8,9 +8,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Document
-from finetune_api.progress import Checkpoint, Failure, Message, Metrics, Name, Output, Progress
+from finetune_api.progress import (
+    Checkpoint,
+    Failure,
+    FailureClass,
+    Message,
+    Metrics,
+    Name,
+    Output,
+    Progress,
+    Provenance,
+)
 
 MAX_HISTORY = 10
+MAX_EXCLUDED_NODES = 16
 Time = Annotated[str, Field(max_length=40)]
 
 
@@ -74,14 +85,27 @@ class AttemptRecord(Document):
     run: int
     attempt: int
     result: Name
+    class_: FailureClass | None = Field(None, alias="class")
     reason: Name | None = None
     message: Message | None = None
     pod: Name | None = None
     node: Name | None = None
     exit_code: int | None = None
+    nodes: int | None = None
     resumed_from_step: int | None = None
+    lost_steps: int | None = None
     start_time: Time | None = None
     end_time: Time | None = None
+
+
+class Usage(Document):
+    """What a run has taken so far; counted when an attempt ends, not while it goes on."""
+
+    running_seconds: int = Field(0, ge=0, description="Time in phase Running, over all attempts.")
+    queued_seconds: int = Field(0, ge=0, description="Time in phase Queued.")
+    gpu_seconds: int = Field(0, ge=0, description="GPUs times running seconds.")
+    lost_gpu_seconds: int = Field(0, ge=0, description="Those of them that no checkpoint kept.")
+    lost_steps: int = Field(0, ge=0, description="Optimizer steps that were done again or lost.")
 
 
 class Status(Document):
@@ -110,3 +134,8 @@ class Status(Document):
         [], description="Attempts that are over, the newest last."
     )
     output: Output | None = None
+    usage: Usage | None = None
+    excluded_nodes: Annotated[list[Name], Field(max_length=MAX_EXCLUDED_NODES)] = Field(
+        [], description="Nodes that the next attempt must not use."
+    )
+    provenance: Provenance | None = None

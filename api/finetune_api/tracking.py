@@ -53,7 +53,7 @@ class Tracker(Document):
     secret_ref: Reference | None = Field(
         None, description="Secret whose keys (WANDB_API_KEY, MLFLOW_TRACKING_TOKEN…) reach the trainer."
     )
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"self.type != 'mlflow' || {present('uri')}",
             lambda tracker: tracker.type is not TrackerType.MLFLOW or tracker.uri is not None,

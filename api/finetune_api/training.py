@@ -43,7 +43,7 @@ class GradualUnfreezing(Document):
 
     every_epochs: float | None = Field(None, gt=0, le=100_000, description="Epochs until the next layer joins.")
     every_steps: int | None = Field(None, ge=1, description="Steps until the next layer joins.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"{present('everyEpochs')} != {present('everySteps')}",
             lambda unfreezing: (unfreezing.every_epochs is None) != (unfreezing.every_steps is None),
@@ -99,7 +99,7 @@ class Training(Document):
         Precision.AUTO, description="auto is bf16 on a GPU that computes in it, fp32 on a CPU."
     )
     seed: int = Field(42, ge=0, le=2**31 - 1, description="Seeds split, order, new weights and dropout.")
-    rules: ClassVar[tuple[Rule, ...]] = (
+    constraints: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"!({present('warmupSteps')} && {present('warmupRatio')})",
             lambda training: training.warmup_steps is None or training.warmup_ratio is None,

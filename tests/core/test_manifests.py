@@ -90,16 +90,28 @@ def test_job_is_indexed_and_never_retries_by_itself() -> None:
 def test_each_rule_fails_the_job_and_stands_for_one_class() -> None:
     """Jobs that run already were made with this order: a class may be added at the end only."""
     codes = {rule: list(r.get("onExitCodes", {}).get("values", [])) for rule, r in enumerate(pod_failure_rules())}
-    assert codes == {0: [], 1: [65], 2: [69], 3: [71], 4: [75, 143], 5: [76], 6: [78], 7: [137], 8: [0, *ALL_CODES]}
+    assert codes == {
+        0: [],
+        1: [65],
+        2: [69],
+        3: [71],
+        4: [75, 143],
+        5: [76],
+        6: [78],
+        7: [137],
+        8: [0, *ALL_CODES],
+        9: [73],
+        10: [77],
+    }
     assert [str(class_) for class_ in RULE_CLASSES] == [
         "Evicted", "DataError", "Unavailable", "OutOfMemoryGPU", "Preempted", "EvaluationGateFailed", "ConfigError",
-        "OutOfMemoryHost", "CodeError",
+        "OutOfMemoryHost", "CodeError", "StorageFull", "AuthError",
     ]  # fmt: skip
-    for class_, code in ((RULE_CLASSES[rule], code) for rule in range(1, 8) for code in codes[rule]):
+    for class_, code in ((RULE_CLASSES[rule], code) for rule in (*range(1, 8), 9, 10) for code in codes[rule]):
         assert CLASS_OF_EXIT_CODE[code] is class_
 
 
-ALL_CODES = [65, 69, 71, 75, 76, 78, 137, 143]
+ALL_CODES = [65, 69, 71, 73, 75, 76, 77, 78, 137, 143]
 
 
 def test_every_known_exit_code_has_its_own_rule() -> None:

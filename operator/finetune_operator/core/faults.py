@@ -45,6 +45,28 @@ WORDS: Mapping[FailureClass, Words] = {
     ),
     FailureClass.POD_DELETED: Words("PodDeleted", "the pod was deleted", "nothing to do: it is started again"),
     FailureClass.IMAGE_PULL: Words("ImagePull", "the image could not be pulled", "check the image and its secret"),
+    FailureClass.AUTH_ERROR: Words(
+        "AuthError", "a hub or a store refused the credentials", "check the Secret that secretRef names"
+    ),
+    FailureClass.STORAGE_FULL: Words(
+        "StorageFull", "a volume is full", "free or enlarge the volume of spec.output.uri"
+    ),
+    FailureClass.DEADLINE_EXCEEDED: Words(
+        "DeadlineExceeded", "the run took too long", "raise spec.runPolicy.activeDeadlineSeconds, or train fewer steps"
+    ),
+    FailureClass.HARDWARE_ERROR: Words(
+        "HardwareError", "a device of the node failed", "drain and repair the node: kubectl describe node {node}"
+    ),
+    FailureClass.UNSCHEDULABLE: Words(
+        "Unschedulable", "the pods found no place together", "ask for less, or for nodes that there are"
+    ),
+    FailureClass.CHILD_REFUSED: Words(
+        "ChildRefused", "the API server refused the pods", "ask the namespace's administrator for quota or permission"
+    ),
+    FailureClass.COLLECTIVE_TIMEOUT: Words(
+        "CollectiveTimeout", "a process did not answer its peers in time", "see the log of every pod, and the network"
+    ),
+    FailureClass.HANG: Words("Hang", "the run made no step for too long", SEE_LOG),
     FailureClass.CODE_ERROR: Words("CodeError", "the training program failed", SEE_LOG),
 }
 

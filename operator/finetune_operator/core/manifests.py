@@ -12,22 +12,27 @@ from finetune_operator.core.pod import Endpoint, pod_template
 
 Manifest = dict[str, Any]
 
-EXIT_CODES: tuple[tuple[FailureClass, tuple[int, ...]], ...] = tuple(
-    (class_, tuple(sorted(int(code) for code, its_class in CLASS_OF_EXIT_CODE.items() if its_class is class_)))
-    for class_ in (
-        FailureClass.DATA_ERROR,
-        FailureClass.UNAVAILABLE,
-        FailureClass.OUT_OF_MEMORY_GPU,
-        FailureClass.PREEMPTED,
-        FailureClass.EVALUATION_GATE_FAILED,
-        FailureClass.CONFIG_ERROR,
-        FailureClass.OUT_OF_MEMORY_HOST,
-    )
+
+def _with_codes(*classes: FailureClass) -> tuple[tuple[FailureClass, tuple[int, ...]], ...]:
+    codes = CLASS_OF_EXIT_CODE.items()
+    return tuple((wanted, tuple(sorted(int(code) for code, class_ in codes if class_ is wanted))) for wanted in classes)
+
+
+EXIT_CODES = _with_codes(
+    FailureClass.DATA_ERROR,
+    FailureClass.UNAVAILABLE,
+    FailureClass.OUT_OF_MEMORY_GPU,
+    FailureClass.PREEMPTED,
+    FailureClass.EVALUATION_GATE_FAILED,
+    FailureClass.CONFIG_ERROR,
+    FailureClass.OUT_OF_MEMORY_HOST,
 )
+LATER_EXIT_CODES = _with_codes(FailureClass.STORAGE_FULL, FailureClass.AUTH_ERROR)
 RULE_CLASSES: tuple[FailureClass, ...] = (
     FailureClass.EVICTED,
     *(class_ for class_, _ in EXIT_CODES),
     FailureClass.CODE_ERROR,
+    *(class_ for class_, _ in LATER_EXIT_CODES),
 )
 """The class that each rule of podFailurePolicy stands for, by index.
 
@@ -114,8 +119,9 @@ def pod_failure_rules() -> list[Manifest]:
     """One FailJob rule a class, so that the Job's condition tells the class even when the pod is gone."""
     disrupted = {"onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     known = [_exit_codes("In", codes) for _, codes in EXIT_CODES]
-    others = _exit_codes("NotIn", tuple(code for _, codes in EXIT_CODES for code in codes))
-    return [{"action": "FailJob", **condition} for condition in (disrupted, *known, others)]
+    later = [_exit_codes("In", codes) for _, codes in LATER_EXIT_CODES]
+    others = _exit_codes("NotIn", tuple(code for _, codes in EXIT_CODES + LATER_EXIT_CODES for code in codes))
+    return [{"action": "FailJob", **condition} for condition in (disrupted, *known, others, *later)]
 
 
 def _exit_codes(operator: str, codes: tuple[int, ...]) -> Manifest:
