@@ -13,6 +13,10 @@ RUNTIMES = "finetuneruntimes"
 LABEL_JOB = f"{GROUP}/job"
 LABEL_RUN = f"{GROUP}/run"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_ROLE = f"{GROUP}/role"
+ROLE_TRAIN: Final = "train"
+ROLE_FETCH: Final = "fetch"
+"""What a Job and its pods are for: training, or filling the cache before any accelerator is held."""
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "finetune-operator"
 
@@ -82,8 +86,18 @@ def uid5(uid: str) -> str:
 
 
 def attempt_name(job: str, uid: str, run: int, attempt: int) -> str:
-    """Name of every child of one attempt: its Job, Service and ConfigMap."""
+    """Name of what belongs to one attempt: its Job, ConfigMap and PodGroup."""
     return f"{job}-{uid5(uid)}-r{run}a{attempt}"
+
+
+def run_service_name(job: str, uid: str, run: int) -> str:
+    """Name of the headless Service through which the pods of a run find each other, in every attempt."""
+    return f"{job}-{uid5(uid)}-r{run}"
+
+
+def fetch_name(attempt: str) -> str:
+    """Name of the Job that downloads what the run reads, before the attempt of that name starts."""
+    return f"{attempt}-fetch"
 
 
 def volume_folder(namespace: str, job: str, uid: str) -> str:
