@@ -54,6 +54,20 @@ class Unavailable(RunError):
     failure_class = FailureClass.UNAVAILABLE
 
 
+class AuthError(RunError):
+    """A hub or a store does not know us, or does not let us in; only a person can change that."""
+
+    exit_code = ExitCode.AUTH_ERROR
+    failure_class = FailureClass.AUTH_ERROR
+
+
+class StorageFull(RunError):
+    """A volume, or our share of it, holds no more; only a person can change that."""
+
+    exit_code = ExitCode.STORAGE_FULL
+    failure_class = FailureClass.STORAGE_FULL
+
+
 class Preempted(RunError):
     """Asked to stop; the next attempt goes on from the newest checkpoint."""
 
@@ -80,6 +94,20 @@ class OutOfHostMemory(RunError):
 
     exit_code = ExitCode.KILLED
     failure_class = FailureClass.OUT_OF_MEMORY_HOST
+
+
+class CollectiveTimeout(RunError):
+    """A process did not answer its peers in time."""
+
+    exit_code = ExitCode.CODE_ERROR
+    failure_class = FailureClass.COLLECTIVE_TIMEOUT
+
+
+class Hang(RunError):
+    """No process of this pod showed a sign of work for as long as the manifest allows."""
+
+    exit_code = ExitCode.CODE_ERROR
+    failure_class = FailureClass.HANG
 
 
 class CodeError(RunError):
