@@ -1,15 +1,25 @@
 """`plan`: which image, which folder, which claims; and what is refused with words that help."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_api.placement import EnvVar, Framework, PodTemplate, Scheduling, TrainerOverride
+from finetune_api.policy import Elastic
 from finetune_api.progress import FailureClass
+from finetune_api.run import RunConfig
+from finetune_api.runtime import RuntimeVolume
 from finetune_operator.core.plan import Plan, Refused, Runtime, Runtimes, claims, freeze, plan, thaw
 from support.builders import RUNTIME, RUNTIMES, AJob, a_job
 
 OWN = Runtime("team-a", "default", {"image": "own:1", "resources": {"cpu": "8"}})
 BASE = "/volumes/models/reviews/team-a/reviews/0a1b2"
+CACHE = {"cache": {"uri": "pvc://downloads/all"}}
+LOCAL = {"model": {"uri": "pkg://package/model"}}
+PREVIOUS = Path(__file__).parent / "frozen"
+"""What the operator before this one wrote into ConfigMaps."""
 
 
 @pytest.mark.parametrize(
@@ -56,6 +66,38 @@ def test_image(job: AJob, runtimes: Runtimes, image: str) -> None:
             id="checkpoints on their own volume",
         ),
         pytest.param({"output": {"uri": None}}, 1, "/scratch", "/scratch/checkpoints", None, id="no volume"),
+        pytest.param(
+            {"output": {"uri": "s3://bucket/models/"}},
+            2,
+            "/scratch",
+            "/scratch/checkpoints",
+            "s3://bucket/models/team-a/reviews/0a1b2/run-2",
+            id="an object store gets a folder of the job",
+        ),
+        pytest.param(
+            {"output": {"uri": "gs://bucket/models", "exact": True}},
+            1,
+            "/scratch",
+            "/scratch/checkpoints",
+            "gs://bucket/models",
+            id="an object store, exact",
+        ),
+        pytest.param(
+            {"output": {"uri": "hf://org/model"}},
+            2,
+            "/scratch",
+            "/scratch/checkpoints",
+            "hf://org/model",
+            id="a repository is taken as it is",
+        ),
+        pytest.param(
+            {"output": {"uri": "oci://registry.example/model:v1"}, "checkpoint": {"uri": "pvc://fast"}},
+            1,
+            "/scratch",
+            "/volumes/fast/team-a/reviews/0a1b2/checkpoints",
+            "oci://registry.example/model:v1",
+            id="a repository, checkpoints on a volume",
+        ),
     ],
 )
 def test_folders(spec: dict[str, Any], run: int, folder: str, checkpoints: str, output: str | None) -> None:
@@ -63,9 +105,77 @@ def test_folders(spec: dict[str, Any], run: int, folder: str, checkpoints: str, 
     assert (config.folder, config.checkpoint_folder, config.output_uri) == (folder, checkpoints, output)
 
 
-def test_claims_are_written_to_only_where_the_run_writes() -> None:
-    job = a_job().with_spec(model={"uri": "pvc://models/base"}, checkpoint={"uri": "pvc://fast/x"})
-    assert claims(job.plan().config) == {"data": False, "models": True, "fast": True}
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        pytest.param({}, {"data": False, "models": True}, id="data is read, the output written"),
+        pytest.param(
+            {"model": {"uri": "pvc://models/base"}, "checkpoint": {"uri": "pvc://fast/x"}},
+            {"data": False, "models": True, "fast": True},
+            id="a claim that is read and written",
+        ),
+        pytest.param(CACHE, {"data": False, "models": True, "downloads": True}, id="the cache is written"),
+        pytest.param({"output": {"uri": "s3://bucket/models"}}, {"data": False}, id="a bucket is no claim"),
+    ],
+)
+def test_claims_are_written_to_only_where_the_run_writes(spec: dict[str, Any], expected: dict[str, bool]) -> None:
+    config = a_job().with_spec(**spec).plan().config
+    assert claims(config) == expected
+    assert config.volumes == {claim: f"/volumes/{claim}" for claim in sorted(expected)}
+
+
+def test_all_jobs_that_name_a_cache_share_its_folder() -> None:
+    folders = {
+        a_job(name).with_spec(**CACHE).plan(run=run).config.cache_folder for name in ("a", "b") for run in (1, 2)
+    }
+    assert folders == {"/volumes/downloads/all"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        pytest.param({}, 1800, id="the default"),
+        pytest.param({"hangTimeoutSeconds": 60}, 60, id="the job's"),
+        pytest.param({"hangTimeoutSeconds": 0}, None, id="never"),
+    ],
+)
+def test_hang_timeout(policy: dict[str, Any], expected: int | None) -> None:
+    assert a_job().with_policy(**policy).plan().config.hang_timeout_seconds == expected
+
+
+PROGRAM = {"trainer": {"image": "mine:1", "command": ["python", "train.py"]}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "runtimes", "fetcher", "fetches"),
+    [
+        pytest.param({}, RUNTIMES, None, False, id="no cache"),
+        pytest.param(CACHE, RUNTIMES, None, True, id="a hub model and a cache"),
+        pytest.param({**CACHE, **LOCAL}, RUNTIMES, None, False, id="nothing is remote"),
+        pytest.param(
+            {**CACHE, **LOCAL, "evaluation": {"forgetting": {"uri": "s3://bucket/rows.csv"}}},
+            RUNTIMES,
+            None,
+            True,
+            id="rows of the evaluation are remote",
+        ),
+        pytest.param({**CACHE, **PROGRAM}, RUNTIMES, "trainer:1", True, id="another program; our image fetches"),
+        pytest.param({**CACHE, **PROGRAM}, Runtimes(), None, False, id="another program, and no image of ours"),
+        pytest.param({**CACHE, **PROGRAM}, Runtimes(RUNTIME, OWN), "own:1", True, id="the nearest runtime's image"),
+    ],
+)
+def test_what_is_fetched_and_by_which_image(
+    spec: dict[str, Any], runtimes: Runtimes, fetcher: str | None, fetches: bool
+) -> None:
+    made = a_job().with_spec(**spec).plan(runtimes)
+    assert (made.fetcher_image, made.fetches) == (fetcher, fetches)
+
+
+def test_a_plan_says_which_runtimes_it_was_made_from() -> None:
+    made = a_job().plan(Runtimes(RUNTIME, OWN))
+    assert made.runtimes == "finetune/default sha256:c2dbe12cbb512c3f; team-a/default sha256:33d2755d4a86fe56"
+    stored_otherwise = Runtime("finetune", "default", {"env": None, **RUNTIME.spec})
+    assert a_job().plan(Runtimes(stored_otherwise, OWN)).runtimes == made.runtimes
 
 
 def refused(job: AJob, runtimes: Runtimes = RUNTIMES) -> Refused:
@@ -100,6 +210,20 @@ def refused(job: AJob, runtimes: Runtimes = RUNTIMES) -> Refused:
             "InvalidSpec",
             "spec.podTemplate.spec.hostNetwork",
             id="host access",
+        ),
+        pytest.param(
+            a_job().with_nodes(2).with_spec(elastic={"minNodes": 3}),
+            RUNTIMES,
+            "InvalidSpec",
+            "spec.elastic.minNodes: 3 is more than spec.resources.nodes, 2",
+            id="elastic from more nodes than there are",
+        ),
+        pytest.param(
+            a_job().with_nodes(4).with_spec(elastic={"minNodes": 1, "maxNodes": 3}),
+            RUNTIMES,
+            "InvalidSpec",
+            "spec.elastic.maxNodes: 3 is less than spec.resources.nodes, 4",
+            id="elastic up to fewer nodes than there are",
         ),
         pytest.param(
             a_job(),
@@ -139,16 +263,75 @@ def test_a_missing_runtime_is_waited_for() -> None:
     assert not refused(a_job(), Runtimes()).waits
 
 
-def test_a_frozen_plan_thaws_to_the_same_plan() -> None:
-    job = (
+def a_full_job() -> AJob:
+    """With a value that is not the default in every field that a plan is made from."""
+    return (
         a_job()
         .with_nodes(2)
+        .with_policy(hangTimeoutSeconds=60)
         .with_spec(
-            trainer={"env": [{"name": "A", "value": "1"}]}, podTemplate={"spec": {"nodeSelector": {"gpu": "b200"}}}
+            **CACHE,
+            trainer={
+                "image": "mine:1",
+                "framework": "jax",
+                "command": ["python"],
+                "args": ["train.py"],
+                "env": [{"name": "A", "value": "1"}],
+            },
+            podTemplate={"spec": {"nodeSelector": {"gpu": "b200"}}},
+            scheduling={"queueName": "team", "gang": "Volcano", "topology": {"required": "rack"}},
+            elastic={"minNodes": 1, "maxNodes": 4, "grow": True},
         )
     )
-    made = job.plan(Runtimes(RUNTIME, OWN)).with_attempt(3)
+
+
+SHARED_FOLDER = {"name": "shared", "mountPath": "/shared", "claimName": "shared", "readOnly": True}
+
+
+def test_a_frozen_plan_thaws_to_the_same_plan() -> None:
+    runtime = Runtime("team-a", "default", {**OWN.spec, "volumes": [SHARED_FOLDER]})
+    made = a_full_job().plan(Runtimes(RUNTIME, runtime)).with_attempt(3)
+    made = replace(made, excluded=("node-1",), avoided=("node-2",))
     assert thaw(freeze(made)) == made
+    assert made.volumes == (RuntimeVolume.model_validate(SHARED_FOLDER),)
+
+
+def test_what_the_previous_operator_froze_thaws() -> None:
+    data = {name: (PREVIOUS / name).read_text() for name in ("run.json", "runtime.json")}
+    job = a_job().with_nodes(2).with_spec(trainer={"env": [{"name": "A", "value": "1"}]})
+    assert thaw(data) == Plan(
+        config=replace_hang(job.plan().with_attempt(2).config),
+        image="trainer:1",
+        trainer=TrainerOverride(image="trainer:1", env=[EnvVar(name="A", value="1")]),
+        pod_template=PodTemplate(spec={"nodeSelector": {"gpu": "b200"}}),
+        scheduling=Scheduling(),
+        elastic=Elastic(),
+        volumes=(),
+        fetcher_image=None,
+        runtimes="",
+    )
+
+
+def replace_hang(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"hang_timeout_seconds": None})
+
+
+def test_another_number_of_nodes_and_another_handling_leave_the_rest_of_a_plan() -> None:
+    made = a_job().with_nodes(4).plan()
+    smaller = made.with_nodes(3).with_handling(Elastic(min_nodes=2), Scheduling(queue_name="team"))
+    assert (smaller.nodes, smaller.elastic.min_nodes, smaller.scheduling.queue_name) == (3, 2, "team")
+    assert smaller.with_nodes(4).with_handling(made.elastic, made.scheduling) == made
+
+
+def test_the_program_of_a_job_is_in_its_plan() -> None:
+    made = a_full_job().plan()
+    assert (made.image, made.env) == ("mine:1", (EnvVar(name="A", value="1"),))
+    assert (made.trainer.framework, made.trainer.command, made.trainer.args) == (
+        Framework.JAX,
+        ["python"],
+        ["train.py"],
+    )
+    assert (made.service, made.name) == ("reviews-0a1b2-r1", "reviews-0a1b2-r1a1")
 
 
 def test_later_attempts_differ_in_number_and_names_only() -> None:

@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.runtime import RuntimeVolume
 from finetune_operator.core.job import Raw, without_nulls
 from finetune_operator.core.podtemplate import merge_pod
 
-SHARED = ("resources", "parallelism", "checkpoint", "output")
+SHARED = ("resources", "parallelism", "checkpoint", "output", "cache", "scheduling")
 """Sections that a runtime and a job both have under the same name."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A FineTuneRuntime as stored."""
+
+    namespace: str
+    name: str
+    spec: Raw
+
+    @property
+    def title(self) -> str:
+        return f"FineTuneRuntime {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Runtimes:
+    """What a job builds on. `named` is None where the runtime that it asks for does not exist."""
+
+    default: Runtime | None = None
+    """Always the operator's own."""
+    named: Runtime | None = None
+    operator_namespace: str = ""
+
+    def layers(self) -> tuple[Runtime, ...]:
+        found = [layer for layer in (self.default, self.named) if layer is not None]
+        return tuple({layer.title: layer for layer in found}.values())
+
+    def is_platforms(self, runtime: Runtime) -> bool:
+        """Whether the runtime is the word of who runs the operator, and may permit; others only give defaults."""
+        return runtime == self.default or runtime.namespace == self.operator_namespace
 
 
 def layered(runtimes: Iterable[Raw], spec: Raw) -> dict[str, Any]:
@@ -33,8 +66,17 @@ def as_job(runtime: Raw) -> dict[str, Any]:
     return result
 
 
+def volumes_of(runtimes: Iterable[Runtime]) -> tuple[RuntimeVolume, ...]:
+    """The volumes of all runtimes; of two with one name the later replaces the earlier."""
+    stored = (volume for runtime in runtimes for volume in without_nulls(runtime.spec).get("volumes", []))
+    volumes = (RuntimeVolume.model_validate(volume) for volume in stored)
+    return tuple({volume.name: volume for volume in volumes}.values())
+
+
 def _lay_over(base: Raw, over: Raw) -> dict[str, Any]:
     result = merge(base, over)
+    if topology := over.get("scheduling", {}).get("topology"):
+        result["scheduling"]["topology"] = topology
     templates = base.get("podTemplate", {}), over.get("podTemplate", {})
     if all(templates):
         result["podTemplate"] = merge_pod(*templates)

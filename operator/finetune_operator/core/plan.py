@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api import names
+from finetune_api.base import Document
 from finetune_api.evaluation import sources_of
-from finetune_api.fields import split_volume_uri
+from finetune_api.fields import split_volume_uri, uri_scheme
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.manifest import Problem, problems_of
-from finetune_api.placement import EnvVar, PodTemplate
+from finetune_api.placement import EnvVar, Framework, PodTemplate, Scheduling, TrainerOverride
+from finetune_api.policy import Elastic
 from finetune_api.progress import Failure, FailureClass
 from finetune_api.run import JobIdentity, RunConfig
-from finetune_api.runtime import FineTuneRuntimeSpec
-from finetune_operator.core.job import Job, Raw, without_nulls
-from finetune_operator.core.layers import layered
+from finetune_api.runtime import FineTuneRuntimeSpec, RuntimeVolume
+from finetune_operator.core.job import Job, without_nulls
+from finetune_operator.core.layers import Runtime, Runtimes, layered, volumes_of
 from finetune_operator.core.podtemplate import problems_of_template
-from finetune_operator.core.text import failure
+from finetune_operator.core.text import cut, failure
 
+__all__ = ["Plan", "Refused", "Runtime", "Runtimes", "claims", "freeze", "plan", "thaw", "wanted_runtime"]
 
-@dataclass(frozen=True)
-class Runtime:
-    """A FineTuneRuntime as stored."""
-
-    namespace: str
-    name: str
-    spec: Raw
-
-    @property
-    def title(self) -> str:
-        return f"FineTuneRuntime {self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Runtimes:
-    """What a job builds on. `named` is None where the runtime that it asks for does not exist."""
-
-    default: Runtime | None = None
-    named: Runtime | None = None
-
-    def layers(self) -> tuple[Runtime, ...]:
-        found = [layer for layer in (self.default, self.named) if layer is not None]
-        return tuple({layer.title: layer for layer in found}.values())
+REMOTE = frozenset({"hf", "s3", "gs", "az", "https"})
+"""Schemes of models and data sets that are downloaded."""
+OBJECT_STORES = frozenset({"s3", "gs", "az"})
+"""Schemes of outputs that are folders; hf:// and oci:// name a repository, which has versions of its own."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +39,20 @@ class Plan:
 
     config: RunConfig
     image: str
-    env: tuple[EnvVar, ...]
+    trainer: TrainerOverride
+    """The program in the training container: framework, command, arguments and environment."""
     pod_template: PodTemplate
+    scheduling: Scheduling
+    elastic: Elastic
+    volumes: tuple[RuntimeVolume, ...]
+    fetcher_image: str | None
+    """Image of our trainer where the job brings another program; None where `image` is it, or there is none."""
+    runtimes: str
+    """The FineTuneRuntimes that the job builds on, each with the start of its hash."""
+    excluded: tuple[str, ...] = ()
+    """Nodes that this attempt must not use."""
+    avoided: tuple[str, ...] = ()
+    """Nodes that this attempt should rather not use."""
 
     @property
     def attempt(self) -> int:
@@ -69,12 +65,37 @@ class Plan:
         return names.attempt_name(job.name, job.uid, job.run, job.attempt)
 
     @property
+    def service(self) -> str:
+        """Name of the headless Service that all attempts of this run share."""
+        job = self.config.job
+        return names.run_service_name(job.name, job.uid, job.run)
+
+    @property
     def nodes(self) -> int:
         return self.config.resources.nodes
+
+    @property
+    def env(self) -> tuple[EnvVar, ...]:
+        return tuple(self.trainer.env)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether models and data sets are downloaded into a shared folder before the pods start."""
+        has_fetcher = not self.trainer.own_program or self.fetcher_image is not None
+        remote = any(uri_scheme(uri) in REMOTE for uri in _read(self.config))
+        return self.config.cache_folder is not None and has_fetcher and remote
 
     def with_attempt(self, attempt: int) -> Plan:
         job = self.config.job.model_copy(update={"attempt": attempt})
         return replace(self, config=self.config.model_copy(update={"job": job}))
+
+    def with_nodes(self, nodes: int) -> Plan:
+        resources = self.config.resources.model_copy(update={"nodes": nodes})
+        return replace(self, config=self.config.model_copy(update={"resources": resources}))
+
+    def with_handling(self, elastic: Elastic, scheduling: Scheduling) -> Plan:
+        """With what may change during a run: how far it stretches, and who places its pods."""
+        return replace(self, elastic=elastic, scheduling=scheduling)
 
 
 @dataclass(frozen=True)
@@ -100,12 +121,28 @@ def plan(job: Job, run: int, runtimes: Runtimes) -> Plan | Refused:
         return spec
     if spec.trainer.image is None:
         return Refused(_no_image())
+    layers = runtimes.layers()
     return Plan(
         config=_run_config(job, run, spec),
         image=spec.trainer.image,
-        env=tuple(spec.trainer.env),
+        trainer=spec.trainer,
         pod_template=spec.pod_template,
+        scheduling=spec.scheduling,
+        elastic=spec.elastic,
+        volumes=volumes_of(layers),
+        fetcher_image=_image_of(layers) if spec.trainer.own_program else None,
+        runtimes=cut("; ".join(_identity(runtime) for runtime in layers)),
     )
+
+
+def _image_of(layers: Sequence[Runtime]) -> str | None:
+    images = [runtime.spec["image"] for runtime in layers if runtime.spec.get("image")]
+    return images[-1] if images else None
+
+
+def _identity(runtime: Runtime) -> str:
+    text = json.dumps(without_nulls(runtime.spec), sort_keys=True, separators=(",", ":"))
+    return f"{runtime.namespace}/{runtime.name} sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _resolve(job: Job, runtimes: Runtimes) -> FineTuneJobSpec | Refused:
@@ -121,7 +158,7 @@ def _resolve(job: Job, runtimes: Runtimes) -> FineTuneJobSpec | Refused:
     except ValidationError as error:
         found = problems_of(error, FineTuneJobSpec)
         return Refused(_invalid("InvalidSpec", [_below("spec", problem) for problem in found]))
-    if problems := list(_relative_paths(spec)):
+    if problems := [*_relative_paths(spec), *_problems_of_elastic(spec)]:
         return Refused(_invalid("InvalidSpec", problems))
     return spec
 
@@ -148,28 +185,47 @@ def _relative_paths(spec: FineTuneJobSpec) -> Iterator[Problem]:
             yield Problem(field, f"{uri!r} is relative to a machine", "use pvc://claim/path, hf:// or pkg://")
 
 
+def _problems_of_elastic(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    nodes, elastic = spec.resources.nodes, spec.elastic
+    if elastic.min_nodes is not None and elastic.min_nodes > nodes:
+        reason = f"{elastic.min_nodes} is more than spec.resources.nodes, {nodes}"
+        yield Problem("spec.elastic.minNodes", reason, f"use 1 to {nodes}, or more spec.resources.nodes")
+    if elastic.max_nodes is not None and elastic.max_nodes < nodes:
+        reason = f"{elastic.max_nodes} is less than spec.resources.nodes, {nodes}"
+        yield Problem("spec.elastic.maxNodes", reason, f"use {nodes} or more, or fewer spec.resources.nodes")
+
+
 def _run_config(job: Job, run: int, spec: FineTuneJobSpec) -> RunConfig:
     output = _place(spec.output.uri, job, run, spec.output.exact)
-    checkpoints = _place(spec.checkpoint.uri, job, run, spec.output.exact) or output
-    folder = _mounted(output) if output else names.SCRATCH_DIR
-    return RunConfig.of(
+    on_volume = output if output and _is_volume(output) else None
+    checkpoints = _place(spec.checkpoint.uri, job, run, spec.output.exact) or on_volume
+    folder = _mounted(on_volume) if on_volume else names.SCRATCH_DIR
+    config = RunConfig.of(
         spec,
         job=JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, run=run, attempt=1),
         folder=folder,
         checkpoint_folder=f"{_mounted(checkpoints) if checkpoints else folder}/checkpoints",
         output_uri=output,
         checkpoint_uri=f"{checkpoints}/checkpoints" if checkpoints else None,
-        volumes={claim: names.volume_mount(claim) for claim in sorted(claims(spec))},
+        cache_folder=_mounted(spec.cache.uri) if spec.cache.uri else None,
+        hang_timeout_seconds=spec.run_policy.hang_timeout_seconds or None,
     )
+    mounts = {claim: names.volume_mount(claim) for claim in sorted(claims(config))}
+    return config.model_copy(update={"volumes": mounts})
+
+
+def _is_volume(uri: str) -> bool:
+    return uri_scheme(uri) == "pvc"
 
 
 def _place(uri: str | None, job: Job, run: int, exact: bool) -> str | None:
-    """The volume URI of this run's folder: below `uri` a folder of the job, from run 2 on one of the run.
+    """The URI of this run's folder: below `uri` a folder of the job, from run 2 on one of the run.
 
-    A re-run must not find the finished run's files, however exact the path.
+    A re-run must not find the finished run's files, however exact the path. A repository is taken as it is: it keeps
+    what was there before as an older version.
     """
-    if uri is None:
-        return None
+    if uri is None or not (_is_volume(uri) or uri_scheme(uri) in OBJECT_STORES):
+        return uri
     below = [] if exact else [names.volume_folder(job.namespace, job.name, job.uid)]
     below += [f"run-{run}"] if run > 1 else []
     return "/".join([uri.rstrip("/"), *below])
@@ -180,34 +236,85 @@ def _mounted(uri: str) -> str:
     return f"{names.volume_mount(claim)}/{path}".rstrip("/")
 
 
-def claims(spec: FineTuneJobSpec | RunConfig) -> dict[str, bool]:
+def claims(config: RunConfig) -> dict[str, bool]:
     """Every claim that the run mounts, and whether it is written to."""
-    read = [*spec.model.uris().values(), *(source.uri for _, source in sources_of(spec.dataset, spec.evaluation))]
-    written = [uri for uri in (spec.output.uri, spec.checkpoint.uri) if uri]
-    result = {split_volume_uri(uri)[0]: False for uri in read if uri.startswith("pvc://")}
-    return result | {split_volume_uri(uri)[0]: True for uri in written}
+    outputs = (uri for uri in (config.output.uri, config.checkpoint.uri) if uri and _is_volume(uri))
+    result = {split_volume_uri(uri)[0]: False for uri in _read(config) if _is_volume(uri)}
+    result |= {split_volume_uri(uri)[0]: True for uri in outputs}
+    if config.cache_folder:
+        result[_claim_at(config.cache_folder)] = True
+    return result
+
+
+def _read(config: RunConfig) -> list[str]:
+    """URIs of the model and of every source of rows."""
+    return [*config.model.uris().values(), *(source.uri for _, source in sources_of(config.dataset, config.evaluation))]
+
+
+def _claim_at(folder: str) -> str:
+    return folder.removeprefix(f"{names.VOLUMES_DIR}/").partition("/")[0]
+
+
+class _Frozen(Document):
+    """What a plan holds beside its RunConfig. Another version of the operator may have written fewer fields."""
+
+    image: str
+    env: list[EnvVar] = []
+    pod_template: PodTemplate = PodTemplate()
+    framework: Framework | None = None
+    command: list[str] = []
+    args: list[str] = []
+    scheduling: Scheduling = Scheduling()
+    elastic: Elastic = Elastic()
+    volumes: list[RuntimeVolume] = []
+    fetcher_image: str | None = None
+    runtimes: str = ""
+    excluded: list[str] = []
+    avoided: list[str] = []
 
 
 def freeze(plan: Plan) -> dict[str, str]:
     """The plan as the files of the attempt's ConfigMap; later attempts of the run are made from them."""
-    runtime = FineTuneRuntimeSpec(image=plan.image, env=list(plan.env), pod_template=plan.pod_template)
+    frozen = _Frozen(
+        image=plan.image,
+        env=plan.trainer.env,
+        pod_template=plan.pod_template,
+        framework=plan.trainer.framework,
+        command=plan.trainer.command,
+        args=plan.trainer.args,
+        scheduling=plan.scheduling,
+        elastic=plan.elastic,
+        volumes=list(plan.volumes),
+        fetcher_image=plan.fetcher_image,
+        runtimes=plan.runtimes,
+        excluded=list(plan.excluded),
+        avoided=list(plan.avoided),
+    )
     return {
         names.RUN_CONFIG_FILE: json.dumps(plan.config.to_dict(), indent=1, sort_keys=True),
-        names.RUNTIME_FILE: json.dumps(_without_empty(runtime.to_dict()), indent=1, sort_keys=True),
+        names.RUNTIME_FILE: json.dumps(frozen.to_dict(), indent=1, sort_keys=True),
     }
-
-
-def _without_empty(runtime: dict[str, Any]) -> dict[str, Any]:
-    return {name: runtime[name] for name in ("image", "env", "podTemplate")}
 
 
 def thaw(data: Mapping[str, str]) -> Plan:
     """The plan in a ConfigMap's files. Raises ValueError where they hold none."""
-    runtime = FineTuneRuntimeSpec.model_validate_json(data.get(names.RUNTIME_FILE, ""), extra="ignore")
+    frozen = _Frozen.model_validate_json(data.get(names.RUNTIME_FILE, ""), extra="ignore")
     config = RunConfig.model_validate_json(data.get(names.RUN_CONFIG_FILE, ""), extra="ignore")
-    if runtime.image is None:
-        raise ValueError(f"{names.RUNTIME_FILE} names no image")
-    return Plan(config, runtime.image, tuple(runtime.env), runtime.pod_template)
+    return Plan(
+        config=config,
+        image=frozen.image,
+        trainer=TrainerOverride(
+            image=frozen.image, framework=frozen.framework, command=frozen.command, args=frozen.args, env=frozen.env
+        ),
+        pod_template=frozen.pod_template,
+        scheduling=frozen.scheduling,
+        elastic=frozen.elastic,
+        volumes=tuple(frozen.volumes),
+        fetcher_image=frozen.fetcher_image,
+        runtimes=frozen.runtimes,
+        excluded=tuple(frozen.excluded),
+        avoided=tuple(frozen.avoided),
+    )
 
 
 def _invalid(reason: str, problems: list[Problem]) -> Failure:
