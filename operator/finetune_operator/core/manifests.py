@@ -5,10 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api import names
-from finetune_api.names import API_VERSION, LABEL_ATTEMPT, LABEL_JOB, LABEL_MANAGED_BY, LABEL_RUN, MANAGER
+from finetune_api.names import (
+    API_VERSION,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_MANAGED_BY,
+    LABEL_ROLE,
+    LABEL_RUN,
+    MANAGER,
+    ROLE_FETCH,
+    ROLE_TRAIN,
+)
 from finetune_api.progress import CLASS_OF_EXIT_CODE, FailureClass
+from finetune_operator.core.fetch import fetch_template
 from finetune_operator.core.plan import Plan, freeze
 from finetune_operator.core.pod import Endpoint, pod_template
+from finetune_operator.core.scheduling import POD_GROUP_API, needs_pod_group, scheduled
 
 Manifest = dict[str, Any]
 
@@ -41,22 +53,45 @@ The order is a contract with Jobs that run already: a class is added at the end 
 
 
 def manifests(plan: Plan, endpoint: Endpoint) -> tuple[Manifest, ...]:
-    """The children of one attempt, in the order in which they are created: what pods need comes before the pods."""
+    """The children of one attempt, in the order in which they are created: what pods need comes before the pods.
+
+    The Service is the run's: after the first attempt it is there already.
+    """
     service = (_service(plan),) if plan.nodes > 1 else ()
-    return (_config_map(plan, endpoint), *service, _job(plan, endpoint))
+    pod_group = (_pod_group(plan),) if needs_pod_group(plan) else ()
+    return (_config_map(plan, endpoint), *service, *pod_group, _training_job(plan, endpoint))
 
 
-def labels(plan: Plan) -> dict[str, str]:
+def fetch_manifests(plan: Plan, endpoint: Endpoint) -> tuple[Manifest, Manifest]:
+    """The attempt's ConfigMap, and the Job that downloads what the run reads before the attempt starts.
+
+    No queue holds that Job back: it asks for nothing that queues share out.
+    """
+    labels = _labels_of_pods(plan, ROLE_FETCH)
+    metadata = _metadata(plan, names.fetch_name(plan.name), labels)
+    return _config_map(plan, endpoint), _job(metadata, 1, fetch_template(plan, labels, endpoint))
+
+
+def _training_job(plan: Plan, endpoint: Endpoint) -> Manifest:
+    labels = _labels_of_pods(plan, ROLE_TRAIN)
+    metadata = _metadata(plan, plan.name, labels)
+    return scheduled(_job(metadata, plan.nodes, pod_template(plan, labels, endpoint)), plan)
+
+
+def _labels_of_run(plan: Plan) -> dict[str, str]:
     job = plan.config.job
-    return {
-        LABEL_JOB: job.name,
-        LABEL_RUN: str(job.run),
-        LABEL_ATTEMPT: str(job.attempt),
-        LABEL_MANAGED_BY: MANAGER,
-    }
+    return {LABEL_JOB: job.name, LABEL_RUN: str(job.run), LABEL_MANAGED_BY: MANAGER}
 
 
-def _metadata(plan: Plan) -> Manifest:
+def _labels_of_attempt(plan: Plan) -> dict[str, str]:
+    return {**_labels_of_run(plan), LABEL_ATTEMPT: str(plan.attempt)}
+
+
+def _labels_of_pods(plan: Plan, role: str) -> dict[str, str]:
+    return {**_labels_of_attempt(plan), LABEL_ROLE: role}
+
+
+def _metadata(plan: Plan, name: str, labels: dict[str, str]) -> Manifest:
     job = plan.config.job
     owner = {
         "apiVersion": API_VERSION,
@@ -66,51 +101,57 @@ def _metadata(plan: Plan) -> Manifest:
         "controller": True,
         "blockOwnerDeletion": False,
     }
-    return {
-        "name": plan.name,
-        "namespace": job.namespace,
-        "labels": labels(plan),
-        "ownerReferences": [owner],
-    }
+    return {"name": name, "namespace": job.namespace, "labels": dict(labels), "ownerReferences": [owner]}
 
 
 def _config_map(plan: Plan, endpoint: Endpoint) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(plan),
+        "metadata": _metadata(plan, plan.name, _labels_of_attempt(plan)),
         "immutable": True,
         "data": freeze(plan) | {names.CA_FILE: endpoint.ca},
     }
 
 
 def _service(plan: Plan) -> Manifest:
+    """One for all attempts of the run: the pods' own names, which the attempt is part of, tell these apart."""
+    job = plan.config.job
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(plan),
+        "metadata": _metadata(plan, plan.service, _labels_of_run(plan)),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": labels(plan),
+            "selector": {LABEL_JOB: job.name, LABEL_RUN: str(job.run), LABEL_ROLE: ROLE_TRAIN},
             "ports": [{"name": "rendezvous", "port": names.MASTER_PORT}],
         },
     }
 
 
-def _job(plan: Plan, endpoint: Endpoint) -> Manifest:
+def _pod_group(plan: Plan) -> Manifest:
+    return {
+        "apiVersion": POD_GROUP_API,
+        "kind": "PodGroup",
+        "metadata": _metadata(plan, plan.name, _labels_of_attempt(plan)),
+        "spec": {"minMember": plan.nodes},
+    }
+
+
+def _job(metadata: Manifest, nodes: int, template: Manifest) -> Manifest:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(plan),
+        "metadata": metadata,
         "spec": {
             "completionMode": "Indexed",
-            "completions": plan.nodes,
-            "parallelism": plan.nodes,
+            "completions": nodes,
+            "parallelism": nodes,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": pod_failure_rules()},
-            "template": pod_template(plan, labels(plan), endpoint),
+            "template": template,
         },
     }
 

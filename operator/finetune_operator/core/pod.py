@@ -7,8 +7,10 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.evaluation import sources_of
+from finetune_api.runtime import RuntimeVolume
 from finetune_operator.core.plan import Plan, claims
 from finetune_operator.core.podtemplate import merge_pod
+from finetune_operator.core.scheduling import rendezvous_host
 
 USER = 65532
 TOKEN_SECONDS = 3600
@@ -36,7 +38,7 @@ def pod_template(plan: Plan, labels: dict[str, str], endpoint: Endpoint) -> Part
 
 
 def _pod_spec(plan: Plan, endpoint: Endpoint) -> Part:
-    subdomain = {"subdomain": plan.name} if plan.nodes > 1 else {}
+    subdomain = {"subdomain": plan.service} if plan.nodes > 1 else {}
     return {
         **subdomain,
         "restartPolicy": "Never",
@@ -78,7 +80,7 @@ def _environment(plan: Plan, endpoint: Endpoint) -> list[Part]:
     path = names.PROGRESS_PATH.format(namespace=job.namespace, name=job.name)
     values = {
         "HOME": names.SCRATCH_DIR,
-        "MASTER_ADDR": f"{plan.name}-0.{plan.name}" if plan.nodes > 1 else "127.0.0.1",
+        "MASTER_ADDR": rendezvous_host(plan),
         "MASTER_PORT": str(names.MASTER_PORT),
         names.ENV_RUN_CONFIG: f"{names.CONFIG_DIR}/{names.RUN_CONFIG_FILE}",
         names.ENV_SERVER_URL: f"{endpoint.url}{path}",
@@ -128,25 +130,49 @@ def _volumes(plan: Plan) -> list[Part]:
             else []
         ),
         *(
-            {"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim}}
-            for index, claim in enumerate(_claims(plan))
+            {"name": volume, "persistentVolumeClaim": {"claimName": claim}}
+            for claim, volume in claim_volumes(plan).items()
         ),
+        *({"name": _runtime_volume(volume), **_source(volume)} for volume in plan.volumes),
     ]
 
 
 def _mounts(plan: Plan) -> list[Part]:
-    return [
+    """Of two at one path the later counts: a runtime may bring its own /scratch, as a podTemplate may."""
+    written = claims(plan.config)
+    mounts: list[Part] = [
         {"name": "config", "mountPath": names.CONFIG_DIR, "readOnly": True},
         {"name": "token", "mountPath": names.TOKEN_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "scratch", "mountPath": names.SCRATCH_DIR},
         *([{"name": "shared-memory", "mountPath": "/dev/shm"}] if plan.config.resources.shared_memory else []),
         *(
-            {"name": f"claim-{index}", "mountPath": names.volume_mount(claim), "readOnly": not written}
-            for index, (claim, written) in enumerate(_claims(plan).items())
+            {"name": volume, "mountPath": names.volume_mount(claim), "readOnly": not written[claim]}
+            for claim, volume in claim_volumes(plan).items()
+        ),
+        *(
+            {"name": _runtime_volume(volume), "mountPath": volume.mount_path, "readOnly": volume.read_only}
+            for volume in plan.volumes
         ),
     ]
+    return list({mount["mountPath"]: mount for mount in mounts}.values())
 
 
-def _claims(plan: Plan) -> dict[str, bool]:
-    return dict(sorted(claims(plan.config).items()))
+def claim_volumes(plan: Plan) -> dict[str, str]:
+    """Each claim that the run's URIs name, and the name of its volume in the pod: a claim's own may be too long."""
+    return {claim: f"claim-{index}" for index, claim in enumerate(sorted(claims(plan.config)))}
+
+
+def _runtime_volume(volume: RuntimeVolume) -> str:
+    """A name of its own, so that no runtime's volume can take the place of one of ours."""
+    return f"volume-{volume.name}"
+
+
+def _source(volume: RuntimeVolume) -> Part:
+    sources: dict[str, Part] = {
+        "persistentVolumeClaim": {"claimName": volume.claim_name},
+        "hostPath": {"path": volume.host_path},
+        "configMap": {"name": volume.config_map_name},
+        "secret": {"secretName": volume.secret_name},
+    }
+    return {kind: source for kind, source in sources.items() if None not in source.values()}
