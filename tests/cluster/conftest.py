@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from support.cluster import Access, Cluster, NamedCluster
-from support.cluster.access import NoAuditLog
+from support.cluster.access import NoAuditLog, NoKueue
 
 # Every pod of the tests must pass the strictest of Kubernetes' own pod security standards.
 POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -54,6 +54,17 @@ def installed_operator(cluster: Access) -> Access:
     """The cluster with the chart installed from the present sources."""
     cluster.install_operator()
     return cluster
+
+
+@pytest.fixture(scope="module")
+def kueue(cluster: Access) -> Iterator[Access]:
+    """The cluster with Kueue's manager, which is gone again when the next module's tests run."""
+    try:
+        cluster.install_kueue()
+    except NoKueue as error:
+        pytest.skip(str(error))
+    yield cluster
+    cluster.remove_kueue()
 
 
 @pytest.fixture

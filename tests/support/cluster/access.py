@@ -21,6 +21,10 @@ class NoAuditLog(RuntimeError):
     """The cluster's audit log cannot be read from here."""
 
 
+class NoKueue(RuntimeError):
+    """The cluster has no Kueue, and none can be brought into it from here."""
+
+
 CHART = REPOSITORY / "charts" / "finetune-operator"
 OPERATOR_NAMESPACE = "finetune-system"
 RELEASE = "finetune"
@@ -88,6 +92,14 @@ class Access(ABC):
     @abstractmethod
     def remove_claims(self, namespace: str) -> None:
         """Removes what the deletion of a namespace leaves of its claims."""
+
+    @abstractmethod
+    def install_kueue(self) -> None:
+        """Makes sure that Kueue runs; raises NoKueue where that cannot be done from here."""
+
+    @abstractmethod
+    def remove_kueue(self) -> None:
+        """Takes away what install_kueue brought, with every queue and namespace that it knows."""
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Runs kubectl and returns what it printed; raises CommandFailed with its error."""

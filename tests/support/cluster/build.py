@@ -1,6 +1,7 @@
 """Builds the cluster's programs from their pinned Go modules into the cache."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.cluster.layout import Layout
-from support.cluster.process import CommandFailed, say
+from support.cluster.process import CommandFailed, run, say
 
 GO_MODULES = Path(__file__).parent / "go"
 KUBERNETES_VERSION = "v1.34.4"
@@ -47,6 +48,8 @@ FAMILIES = (
 )
 S3 = Family("s3", ("github.com/versity/versitygw/cmd/versitygw",))
 """No part of the cluster: a server for the tests of object stores."""
+KUEUE = Family("kueue", ("sigs.k8s.io/kueue/cmd/kueue",))
+"""Only for the tests that queue."""
 
 
 def key(family: Family) -> str:
@@ -93,6 +96,12 @@ def built(layout: Layout, family: Family) -> Path:
         layout.binaries.mkdir(parents=True, exist_ok=True)
         _build_family(family, directory)
     return directory
+
+
+def module_directory(family: Family, module: str) -> Path:
+    """Where the sources of a module of the family's go.mod lie, at the version that it names."""
+    command = ["go", "-C", GO_MODULES / family.name, "mod", "download", "-json", module]
+    return Path(json.loads(run(command, env={"GOFLAGS": "", "GOWORK": "off"}))["Dir"])
 
 
 def _build_family(family: Family, directory: Path) -> None:

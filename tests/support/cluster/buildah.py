@@ -44,13 +44,18 @@ def push(layout: Layout, name: str, repository_and_tag: str) -> str:
 
 def build_archive(layout: Layout, name: str, program: Path, directory: Path) -> Path:
     """Builds an image of one static program into an archive in the directory, and returns its path."""
-    shutil.copy(program, directory)
-    dockerfile = f'FROM scratch\nCOPY {program.name} /{program.name}\nENTRYPOINT ["/{program.name}"]\n'
-    (directory / "Dockerfile").write_text(dockerfile)
-    _build(layout, name, directory)
+    build_program(layout, name, program, directory, installed_as=program.name)
     archive = directory / "image.tar"
     _buildah(layout, "push", "--quiet", name, f"docker-archive:{archive}:{name}")
     return archive
+
+
+def build_program(layout: Layout, name: str, program: Path, directory: Path, *, installed_as: str) -> None:
+    """Builds an image that holds one static program and nothing else; the directory is its context."""
+    shutil.copy(program, directory / installed_as)
+    dockerfile = f'FROM scratch\nCOPY {installed_as} /{installed_as}\nENTRYPOINT ["/{installed_as}"]\n'
+    (directory / "Dockerfile").write_text(dockerfile)
+    _build(layout, name, directory)
 
 
 def _build(layout: Layout, name: str, context: Path, *options: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from support.cluster import audit, certificates, controlplane, dns, images, network, node, preflight, registry
+from support.cluster import audit, certificates, controlplane, dns, images, kueue, network, node, preflight, registry
 from support.cluster.access import Access, Images
 from support.cluster.build import Programs, build, programs
 from support.cluster.layout import ETCD_PEER_PORT, ETCD_PORT, NODE_ADDRESS, NODE_NAME, Layout, default_cache
@@ -115,6 +115,14 @@ class Cluster(Access):
         selector = f"--selector={NAMESPACE_LABEL}={namespace}"
         self.kubectl("delete", "persistentvolumes", selector, "--wait=false")
         shutil.rmtree(self.layout.volumes / namespace, ignore_errors=True)
+
+    def install_kueue(self) -> None:
+        """Builds Kueue's manager where the cache lacks it, and installs it."""
+        with self._lock("kueue"):
+            kueue.install(self, kueue.image(self.layout))
+
+    def remove_kueue(self) -> None:
+        kueue.remove(self)
 
     def _start(self, built: Programs, internet: bool) -> None:
         layout = self.layout

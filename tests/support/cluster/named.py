@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from support.cluster.access import Access, Claim, Images, NoAuditLog, Object
+from support.cluster import kueue
+from support.cluster.access import Access, Claim, Images, NoAuditLog, NoKueue, Object
 from support.cluster.audit import AuditEvent
 from support.cluster.process import CommandFailed
 
@@ -54,6 +55,13 @@ class NamedCluster(Access):
 
     def remove_claims(self, namespace: str) -> None:
         """Nothing to do: a provisioned volume goes with its claim."""
+
+    def install_kueue(self) -> None:
+        if not kueue.is_installed(self):
+            raise NoKueue("the cluster of FINETUNE_TEST_KUBECONFIG has no Kueue; install 0.14 or newer there")
+
+    def remove_kueue(self) -> None:
+        """Nothing to do: it belongs to the person who has installed it."""
 
 
 def _image(variable: str) -> str:
