@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.evaluation import sources_of
 from finetune_api.runtime import RuntimeVolume
+from finetune_operator.core import programs
 from finetune_operator.core.plan import Plan, claims
 from finetune_operator.core.podtemplate import merge_pod
 from finetune_operator.core.scheduling import rendezvous_host
@@ -22,10 +23,14 @@ Part = dict[str, Any]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where pods report progress: the server's base URL, and its CA in PEM."""
+    """What the operator gives to every pod: where to report progress, and what starts programs that are not ours."""
 
     url: str
+    """Base URL of the progress server."""
     ca: str
+    """Its CA in PEM."""
+    launcher: str = ""
+    """The text of launch.py."""
 
 
 def pod_template(plan: Plan, labels: dict[str, str], endpoint: Endpoint) -> Part:
@@ -62,6 +67,7 @@ def _container(plan: Plan, endpoint: Endpoint) -> Part:
     return {
         "name": names.CONTAINER,
         "image": plan.image,
+        **programs.command(plan),
         "env": _environment(plan, endpoint),
         "ports": [{"name": "metrics", "containerPort": names.METRICS_PORT}],
         "resources": _resources(plan),
@@ -91,6 +97,7 @@ def _environment(plan: Plan, endpoint: Endpoint) -> list[Part]:
     own: list[Part] = [{"name": name, "value": value} for name, value in values.items() if name not in chosen]
     fields = {names.ENV_POD_NAME: "metadata.name", names.ENV_NODE_NAME: "spec.nodeName"}
     own += [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+    own += programs.environment(plan)
     return [*own, *_from_secrets(plan), *({"name": item.name, "value": item.value} for item in plan.env)]
 
 
