@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from finetune_api.progress import MAX_LOG_TAIL, MAX_MESSAGE, MAX_NAME, Failure, FailureClass
 
+TAIL_LINES = 30
+"""What a status keeps of a log."""
+
 
 def cut(text: str, most: int = MAX_MESSAGE) -> str:
     """`text`, its end replaced by … where it has more than `most` characters."""
@@ -15,8 +18,9 @@ def name(text: str | None) -> str | None:
 
 
 def tail(text: str | None) -> str | None:
-    """The end of a log."""
-    return text[-MAX_LOG_TAIL:] if text else None
+    """The last lines of a log."""
+    lines = (text or "").rstrip().splitlines()[-TAIL_LINES:]
+    return "\n".join(lines)[-MAX_LOG_TAIL:] or None
 
 
 def failure(
@@ -29,6 +33,7 @@ def failure(
     pod: str | None = None,
     node: str | None = None,
     exit_code: int | None = None,
+    signal: str | None = None,
     log_tail: str | None = None,
 ) -> Failure:
     """A Failure whose texts fit into the status."""
@@ -41,5 +46,6 @@ def failure(
         pod=name(pod),
         node=name(node),
         exit_code=exit_code,
+        signal=signal,
         log_tail=tail(log_tail),
     )
