@@ -234,10 +234,17 @@ def refused(job: AJob, runtimes: Runtimes = RUNTIMES) -> Refused:
         ),
         pytest.param(
             a_job(),
-            Runtimes(Runtime("finetune", "default", {"image": "a:1", "podTemplate": {"spec": {"hostPID": True}}})),
+            Runtimes(RUNTIME, Runtime("team-a", "default", {"podTemplate": {"spec": {"hostPID": True}}}), "finetune"),
             "InvalidRuntime",
-            "FineTuneRuntime finetune/default: spec.podTemplate.spec.hostPID",
-            id="a runtime cannot loosen pods either",
+            "FineTuneRuntime team-a/default: spec.podTemplate.spec.hostPID",
+            id="a runtime in the job's namespace cannot loosen pods either",
+        ),
+        pytest.param(
+            a_job(),
+            Runtimes(Runtime("finetune", "default", {"image": "a:1", "podTemplate": {"spec": {"containers": [{}]}}})),
+            "InvalidRuntime",
+            "FineTuneRuntime finetune/default: spec.podTemplate.spec.containers[0].name: is required",
+            id="a container of the platform's own needs a name",
         ),
     ],
 )
@@ -246,6 +253,17 @@ def test_bad_configuration_is_refused_by_field(job: AJob, runtimes: Runtimes, re
     assert (failure.class_, failure.reason) == (FailureClass.CONFIG_ERROR, reason)
     assert message in failure.message
     assert failure.hint
+
+
+def test_the_platforms_own_runtime_may_open_the_host_and_its_users_may_not() -> None:
+    opened = {
+        "hostNetwork": True,
+        "containers": [{"name": "trainer", "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}}}],
+    }
+    runtimes = Runtimes(RUNTIME, Runtime("finetune", "rdma", {"podTemplate": {"spec": opened}}), "finetune")
+    job = a_job().with_spec(runtimeRef={"name": "rdma"})
+    assert job.plan(runtimes).pod_template.spec == opened
+    assert refused(job.with_spec(podTemplate={"spec": opened}), runtimes).failure.reason == "InvalidSpec"
 
 
 def test_every_fault_is_told_at_once() -> None:

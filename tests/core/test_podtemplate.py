@@ -54,7 +54,16 @@ def test_merging(over: dict[str, Any], expected: dict[str, Any]) -> None:
         pytest.param({"hostNetwork": True}, "hostNetwork", id="host network"),
         pytest.param({"hostPID": True}, "hostPID", id="host processes"),
         pytest.param({"hostIPC": True}, "hostIPC", id="host ipc"),
-        pytest.param({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "volumes[0].hostPath", id="host path"),
+        pytest.param(
+            {"containers": [{"name": "trainer", "ports": [{"containerPort": 1, "hostPort": 80}]}]},
+            "containers[0].ports[0].hostPort",
+            id="host port",
+        ),
+        pytest.param(
+            {"securityContext": {"windowsOptions": {"hostProcess": True}}},
+            "securityContext.windowsOptions.hostProcess",
+            id="host process",
+        ),
         pytest.param({"securityContext": {"runAsNonRoot": False}}, "securityContext.runAsNonRoot", id="root pod"),
         pytest.param({"securityContext": {"runAsUser": 0}}, "securityContext.runAsUser", id="user 0"),
         pytest.param(
@@ -78,10 +87,39 @@ def test_merging(over: dict[str, Any], expected: dict[str, Any]) -> None:
             id="capability",
         ),
         pytest.param(
+            {"containers": [{"name": "trainer", "securityContext": {"capabilities": {"drop": []}}}]},
+            "containers[0].securityContext.capabilities.drop",
+            id="capabilities kept",
+        ),
+        pytest.param(
+            {"securityContext": {"appArmorProfile": {"type": "Unconfined"}}},
+            "securityContext.appArmorProfile.type",
+            id="apparmor",
+        ),
+        pytest.param(
+            {"containers": [{"name": "trainer", "securityContext": {"procMount": "Unmasked"}}]},
+            "containers[0].securityContext.procMount",
+            id="proc",
+        ),
+        pytest.param(
             {"securityContext": {"seccompProfile": {"type": "Unconfined"}}},
             "securityContext.seccompProfile.type",
             id="seccomp",
         ),
+    ],
+)
+def test_what_loosens_a_pod_is_refused_by_its_path_unless_the_platform_says_so(
+    spec: dict[str, Any], field: str
+) -> None:
+    problems = problems_of_template({"spec": spec}, "spec.podTemplate")
+    assert [problem.field for problem in problems] == [f"spec.podTemplate.spec.{field}"]
+    assert problems_of_template({"spec": spec}, "spec.podTemplate", platforms_own=True) == []
+
+
+@pytest.mark.parametrize("platforms_own", [False, True])
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
         pytest.param(
             {"containers": [{"name": "trainer", "env": [{"name": "RANK", "value": "0"}]}]},
             "containers[0].env[0].name",
@@ -89,10 +127,11 @@ def test_merging(over: dict[str, Any], expected: dict[str, Any]) -> None:
         ),
         pytest.param({"containers": [{"image": "x"}]}, "containers[0].name", id="a container without a name"),
         pytest.param({"containers": "trainer"}, "containers", id="no list"),
+        pytest.param({"volumes": [{"name": "v", "hostPath": "/"}]}, "volumes[0].hostPath", id="no object"),
     ],
 )
-def test_what_loosens_a_pod_is_refused_by_its_path(spec: dict[str, Any], field: str) -> None:
-    problems = problems_of_template({"spec": spec}, "spec.podTemplate")
+def test_what_cannot_be_a_pod_is_refused_to_everybody(spec: dict[str, Any], field: str, platforms_own: bool) -> None:
+    problems = problems_of_template({"spec": spec}, "spec.podTemplate", platforms_own)
     assert [problem.field for problem in problems] == [f"spec.podTemplate.spec.{field}"]
 
 

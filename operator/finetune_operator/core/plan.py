@@ -19,9 +19,10 @@ from finetune_api.placement import EnvVar, Framework, PodTemplate, Scheduling, T
 from finetune_api.policy import Elastic
 from finetune_api.progress import Failure, FailureClass
 from finetune_api.run import JobIdentity, RunConfig
-from finetune_api.runtime import FineTuneRuntimeSpec, RuntimeVolume
+from finetune_api.runtime import FineTuneRuntimeSpec, Limits, RuntimeVolume
 from finetune_operator.core.job import Job, without_nulls
 from finetune_operator.core.layers import Runtime, Runtimes, layered, volumes_of
+from finetune_operator.core.limits import Bound, Layer, images_of, problems_of_limits
 from finetune_operator.core.podtemplate import problems_of_template
 from finetune_operator.core.text import cut, failure
 
@@ -146,32 +147,44 @@ def _identity(runtime: Runtime) -> str:
 
 
 def _resolve(job: Job, runtimes: Runtimes) -> FineTuneJobSpec | Refused:
-    """The job's spec laid over its runtimes', valid as a whole."""
-    layers = runtimes.layers()
-    for runtime in layers:
-        if problems := list(_problems_of_runtime(runtime)):
+    """The job's spec laid over its runtimes', valid as a whole and within the limits."""
+    for runtime in runtimes.layers():
+        if problems := list(_problems_of_runtime(runtime, runtimes.is_platforms(runtime))):
             return Refused(_invalid("InvalidRuntime", problems))
     if problems := problems_of_template(job.spec.get("podTemplate", {}), "spec.podTemplate"):
         return Refused(_invalid("InvalidSpec", problems))
     try:
-        spec = FineTuneJobSpec.model_validate(layered([runtime.spec for runtime in layers], job.spec))
+        spec = FineTuneJobSpec.model_validate(layered([runtime.spec for runtime in runtimes.layers()], job.spec))
     except ValidationError as error:
         found = problems_of(error, FineTuneJobSpec)
         return Refused(_invalid("InvalidSpec", [_below("spec", problem) for problem in found]))
     if problems := [*_relative_paths(spec), *_problems_of_elastic(spec)]:
         return Refused(_invalid("InvalidSpec", problems))
+    if problems := _beyond_limits(job, runtimes, spec):
+        return Refused(_invalid("LimitExceeded", problems))
     return spec
 
 
-def _problems_of_runtime(runtime: Runtime) -> Iterator[Problem]:
+def _problems_of_runtime(runtime: Runtime, platforms_own: bool) -> Iterator[Problem]:
     raw = without_nulls(runtime.spec)
+    place = f"{runtime.title}: spec"
     try:
         FineTuneRuntimeSpec.model_validate(raw)
     except ValidationError as error:
         for problem in problems_of(error, FineTuneRuntimeSpec):
-            yield _below(f"{runtime.title}: spec", problem)
+            yield _below(place, problem)
         return
-    yield from problems_of_template(raw.get("podTemplate", {}), f"{runtime.title}: spec.podTemplate")
+    yield from problems_of_template(raw.get("podTemplate", {}), f"{place}.podTemplate", platforms_own)
+
+
+def _beyond_limits(job: Job, runtimes: Runtimes, spec: FineTuneJobSpec) -> list[Problem]:
+    """A runtime in the job's namespace is judged as the job is; only the platform's own set limits."""
+    layers = [(runtime, without_nulls(runtime.spec)) for runtime in runtimes.layers()]
+    own = [(runtime, raw) for runtime, raw in layers if runtimes.is_platforms(runtime)]
+    others = [Layer(f"{runtime.title}: spec", raw) for runtime, raw in layers if not runtimes.is_platforms(runtime)]
+    bounds = [Bound(runtime.title, Limits.model_validate(raw.get("limits", {}))) for runtime, raw in own]
+    images = {image for _, raw in own for image in images_of(raw)}
+    return problems_of_limits(spec, [*others, Layer("spec", job.spec)], bounds, images)
 
 
 def _below(place: str, problem: Problem) -> Problem:

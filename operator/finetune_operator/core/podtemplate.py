@@ -1,11 +1,14 @@
-"""Merging a podTemplate over the pod we make, and refusing one that would loosen the pod's security."""
+"""Merging a podTemplate over the pod we make, and refusing one that would loosen the pod's security.
+
+Service accounts, images and folders of nodes are in `limits`: a platform may allow them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from finetune_api.base import Document
 from finetune_api.manifest import Problem, problems_of
@@ -54,13 +57,25 @@ def _merge_list(key: str, former: list[Any], over: list[Any]) -> list[Any]:
     return list(result.values())
 
 
+PLATFORMS_OWN = {"platforms_own": True}
+"""Context in which permissions are not asked for."""
+
+
 def _only(allowed: Callable[[Any], bool], message: str) -> AfterValidator:
-    def check(value: Any) -> Any:
-        if not allowed(value):
+    """A permission: what is not `allowed` may stand in a podTemplate of the platform's own only."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if info.context != PLATFORMS_OWN and not allowed(value):
             raise ValueError(message)
         return value
 
     return AfterValidator(check)
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED_ENV:
+        raise ValueError("the operator sets this variable; choose another name")
+    return name
 
 
 NO_HOST = "a training pod gets no access to its host; remove the field"
@@ -76,12 +91,20 @@ class _Part(Document):
     model_config = ConfigDict(extra="ignore")
 
 
+Confined = Annotated[str | None, _only(lambda kind: kind != "Unconfined", NOT_LOOSER)]
+
+
 class _Capabilities(_Part):
     add: Annotated[list[str], _only(lambda added: not added, NOT_LOOSER)] = []
+    drop: Annotated[list[str] | None, _only(lambda dropped: dropped is None or "ALL" in dropped, NOT_LOOSER)] = None
 
 
-class _SeccompProfile(_Part):
-    type: Annotated[str | None, _only(lambda kind: kind != "Unconfined", NOT_LOOSER)] = None
+class _Profile(_Part):
+    type: Confined = None
+
+
+class _WindowsOptions(_Part):
+    host_process: NoHost = None
 
 
 class _SecurityContext(_Part):
@@ -91,17 +114,19 @@ class _SecurityContext(_Part):
     allow_privilege_escalation: NotTrue = None
     read_only_root_filesystem: NotFalse = None
     capabilities: _Capabilities = _Capabilities()
-    seccomp_profile: _SeccompProfile = _SeccompProfile()
+    seccomp_profile: _Profile = _Profile()
+    app_armor_profile: _Profile = _Profile()
+    proc_mount: Annotated[str | None, _only(lambda kind: kind != "Unmasked", NOT_LOOSER)] = None
+    windows_options: _WindowsOptions = _WindowsOptions()
 
 
 class _EnvVar(_Part):
-    name: Annotated[
-        str, _only(lambda name: name not in RESERVED_ENV, "the operator sets this variable; choose another name")
-    ]
+    name: Annotated[str, AfterValidator(_not_reserved)]
 
 
 class _Port(_Part):
     container_port: int
+    host_port: Annotated[int | None, _only(lambda port: not port, NO_HOST)] = None
 
 
 class _VolumeMount(_Part):
@@ -112,15 +137,30 @@ class _VolumeDevice(_Part):
     device_path: str
 
 
+class _HostPath(_Part):
+    path: str
+
+
+class _ImageVolume(_Part):
+    reference: str | None = None
+
+
 class _Volume(_Part):
     name: str
-    host_path: Annotated[
-        Any, _only(lambda value: value is None, "a training pod gets no access to its host; use a volume claim")
-    ] = None
+    host_path: _HostPath | None = None
+    image: _ImageVolume | None = None
+
+
+class _ContainerResources(_Part):
+    requests: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+    claims: list[Any] = []
 
 
 class _Container(_Part):
     name: str
+    image: str | None = None
+    resources: _ContainerResources = _ContainerResources()
     env: list[_EnvVar] = []
     ports: list[_Port] = []
     volume_mounts: list[_VolumeMount] = []
@@ -145,6 +185,8 @@ class _PodSpec(_Part):
     host_pid: NoHost = Field(None, alias="hostPID")
     host_ipc: NoHost = Field(None, alias="hostIPC")
     security_context: _SecurityContext = _SecurityContext()
+    service_account_name: str | None = None
+    service_account: str | None = None
     containers: list[_Container] = []
     init_containers: list[_Container] = []
     volumes: list[_Volume] = []
@@ -157,10 +199,12 @@ class _PodTemplate(_Part):
     spec: _PodSpec = _PodSpec()
 
 
-def problems_of_template(template: Any, place: str) -> list[Problem]:
-    """What of the podTemplate at `place` is refused: host access, looser security, the operator's variables."""
+def problems_of_template(template: Any, place: str, platforms_own: bool = False) -> list[Problem]:
+    """What of the podTemplate at `place` is refused: a wrong shape, the operator's variables, and access to the host
+    or looser security, unless it is the `platforms_own`.
+    """
     try:
-        _PodTemplate.model_validate(template)
+        _PodTemplate.model_validate(template, context=PLATFORMS_OWN if platforms_own else None)
     except ValidationError as error:
         found = problems_of(error, _PodTemplate)
         return [Problem(f"{place}.{problem.field}", problem.reason, problem.hint) for problem in found]
