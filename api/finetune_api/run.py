@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
+from pydantic.alias_generators import to_camel
+
 from finetune_api.base import Document
 from finetune_api.dataset import Dataset
 from finetune_api.evaluation import Evaluation
@@ -11,7 +13,7 @@ from finetune_api.job import FineTuneJobSpec, Task
 from finetune_api.method import Method
 from finetune_api.model import Model
 from finetune_api.placement import Parallelism, Resources
-from finetune_api.policy import CheckpointPolicy, OutputPolicy
+from finetune_api.policy import CheckpointPolicy, OutputPolicy, RunPolicy
 from finetune_api.tracking import Tracking
 from finetune_api.training import Training
 
@@ -61,8 +63,10 @@ class RunConfig(Document):
     volumes: dict[str, str] = {}
     cache_folder: str | None = None
     """Folder in which downloads are kept for all jobs that share it."""
-    hang_timeout_seconds: int | None = None
-    """Longest time without any sign of work; None never looks."""
+    own_program: bool = False
+    """Whether another program than our trainer reads model and data: they are fetched for it, and not judged."""
+    hang_timeout_seconds: int = RunPolicy().hang_timeout_seconds
+    """Longest time without any sign of work; 0 never looks."""
     fold: Fold | None = None
     base_folder: str | None = None
     """Folder that `./path` URIs are relative to; only `finetune run` has one."""
@@ -71,4 +75,28 @@ class RunConfig(Document):
     def of(cls, spec: FineTuneJobSpec, **rest: Any) -> Self:
         """The run that `spec` asks for; `rest` are the fields that a spec does not have, or has otherwise."""
         sections = {name: getattr(spec, name) for name in cls.model_fields if name in FineTuneJobSpec.model_fields}
-        return cls(**(sections | rest))
+        elsewhere = {
+            "hang_timeout_seconds": spec.run_policy.hang_timeout_seconds,
+            "own_program": spec.trainer.own_program,
+        }
+        return cls(**(sections | elsewhere | rest))
+
+    def for_any_trainer(self) -> dict[str, Any]:
+        """The document for a trainer of an older version: it lacks nothing but the features that are asked for."""
+        document = self.to_dict()
+        for path in LATER_FIELDS:
+            *sections, field = path.split(".")
+            owner: Any = self
+            part = document
+            for section in sections:
+                owner, part = getattr(owner, section), part[to_camel(section)]
+            if getattr(owner, field) == type(owner).model_fields[field].default:
+                part.pop(to_camel(field), None)
+        return document
+
+
+LATER_FIELDS = ("cache_folder", "own_program", "hang_timeout_seconds")
+"""Fields, `section.field` below one, that a RunConfig did not have at first, and that older trainers refuse.
+
+Whoever adds a field adds it here, and keeps its default.
+"""

@@ -1,5 +1,6 @@
 """`plan`: which image, which folder, which claims; and what is refused with words that help."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import pytest
 from finetune_api.placement import EnvVar, Framework, PodTemplate, Scheduling, TrainerOverride
 from finetune_api.policy import Elastic
 from finetune_api.progress import FailureClass
-from finetune_api.run import RunConfig
 from finetune_api.runtime import RuntimeVolume
 from finetune_operator.core.plan import Plan, Refused, Runtime, Runtimes, claims, freeze, plan, thaw
 from support.builders import RUNTIME, RUNTIMES, AJob, a_job
@@ -136,10 +136,10 @@ def test_all_jobs_that_name_a_cache_share_its_folder() -> None:
     [
         pytest.param({}, 1800, id="the default"),
         pytest.param({"hangTimeoutSeconds": 60}, 60, id="the job's"),
-        pytest.param({"hangTimeoutSeconds": 0}, None, id="never"),
+        pytest.param({"hangTimeoutSeconds": 0}, 0, id="never"),
     ],
 )
-def test_hang_timeout(policy: dict[str, Any], expected: int | None) -> None:
+def test_hang_timeout(policy: dict[str, Any], expected: int) -> None:
     assert a_job().with_policy(**policy).plan().config.hang_timeout_seconds == expected
 
 
@@ -169,6 +169,7 @@ def test_what_is_fetched_and_by_which_image(
 ) -> None:
     made = a_job().with_spec(**spec).plan(runtimes)
     assert (made.fetcher_image, made.fetches) == (fetcher, fetches)
+    assert made.config.own_program == ("command" in spec.get("trainer", {}))
 
 
 def test_a_plan_says_which_runtimes_it_was_made_from() -> None:
@@ -314,11 +315,17 @@ def test_a_frozen_plan_thaws_to_the_same_plan() -> None:
     assert made.volumes == (RuntimeVolume.model_validate(SHARED_FOLDER),)
 
 
-def test_what_the_previous_operator_froze_thaws() -> None:
-    data = {name: (PREVIOUS / name).read_text() for name in ("run.json", "runtime.json")}
+def previous() -> tuple[AJob, dict[str, str]]:
+    """A job, and what the previous operator froze of it."""
     job = a_job().with_nodes(2).with_spec(trainer={"env": [{"name": "A", "value": "1"}]})
+    data = {name: (PREVIOUS / name).read_text() for name in ("run.json", "runtime.json")}
+    return job.with_spec(podTemplate={"spec": {"nodeSelector": {"gpu": "b200"}}}), data
+
+
+def test_what_the_previous_operator_froze_thaws() -> None:
+    job, data = previous()
     assert thaw(data) == Plan(
-        config=replace_hang(job.plan().with_attempt(2).config),
+        config=job.plan().with_attempt(2).config,
         image="trainer:1",
         trainer=TrainerOverride(image="trainer:1", env=[EnvVar(name="A", value="1")]),
         pod_template=PodTemplate(spec={"nodeSelector": {"gpu": "b200"}}),
@@ -330,8 +337,15 @@ def test_what_the_previous_operator_froze_thaws() -> None:
     )
 
 
-def replace_hang(config: RunConfig) -> RunConfig:
-    return config.model_copy(update={"hang_timeout_seconds": None})
+def test_an_older_trainer_is_told_only_of_features_that_are_asked_for() -> None:
+    """Its RunConfig refuses fields that it does not know, and a job may pin its image."""
+    job, data = previous()
+    known = json.loads(data["run.json"])
+    assert json.loads(freeze(job.plan().with_attempt(2))["run.json"]) == known
+    asked = json.loads(freeze(job.with_policy(hangTimeoutSeconds=0).plan().with_attempt(2))["run.json"])
+    assert asked == {**known, "hangTimeoutSeconds": 0}
+    cached = json.loads(freeze(job.with_spec(**CACHE).plan().with_attempt(2))["run.json"])
+    assert set(cached) - set(known) == {"cacheFolder"}
 
 
 def test_another_number_of_nodes_and_another_handling_leave_the_rest_of_a_plan() -> None:

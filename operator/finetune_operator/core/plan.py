@@ -221,7 +221,6 @@ def _run_config(job: Job, run: int, spec: FineTuneJobSpec) -> RunConfig:
         output_uri=output,
         checkpoint_uri=f"{checkpoints}/checkpoints" if checkpoints else None,
         cache_folder=_mounted(spec.cache.uri) if spec.cache.uri else None,
-        hang_timeout_seconds=spec.run_policy.hang_timeout_seconds or None,
     )
     mounts = {claim: names.volume_mount(claim) for claim in sorted(claims(config))}
     return config.model_copy(update={"volumes": mounts})
@@ -304,7 +303,7 @@ def freeze(plan: Plan) -> dict[str, str]:
         avoided=list(plan.avoided),
     )
     return {
-        names.RUN_CONFIG_FILE: json.dumps(plan.config.to_dict(), indent=1, sort_keys=True),
+        names.RUN_CONFIG_FILE: json.dumps(plan.config.for_any_trainer(), indent=1, sort_keys=True),
         names.RUNTIME_FILE: json.dumps(frozen.to_dict(), indent=1, sort_keys=True),
     }
 
