@@ -1,39 +1,49 @@
 """`manifests`: the children of one attempt, compared as whole objects with what a person would write."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from kubernetes.client import models
+from pydantic import BaseModel, ValidationError
 
 from finetune_api.progress import CLASS_OF_EXIT_CODE, FailureClass
-from finetune_operator.core.manifests import RULE_CLASSES, manifests, pod_failure_rules
-from support.builders import ENDPOINT, UID, AJob, a_job
+from finetune_operator.core.manifests import RULE_CLASSES, fetch_manifests, manifests, pod_failure_rules
+from finetune_operator.core.plan import Runtime, Runtimes
+from support.builders import ENDPOINT, RUNTIMES, UID, AJob, a_job
 
 NAME = "reviews-0a1b2-r1a1"
-LABELS = {
+SERVICE = "reviews-0a1b2-r1"
+RUN_LABELS = {
     "finetune.dev/job": "reviews",
     "finetune.dev/run": "1",
-    "finetune.dev/attempt": "1",
     "app.kubernetes.io/managed-by": "finetune-operator",
 }
-METADATA = {
-    "name": NAME,
-    "namespace": "team-a",
-    "labels": LABELS,
-    "ownerReferences": [
-        {
-            "apiVersion": "finetune.dev/v1alpha1",
-            "kind": "FineTuneJob",
-            "name": "reviews",
-            "uid": UID,
-            "controller": True,
-            "blockOwnerDeletion": False,
-        }
-    ],
+ATTEMPT_LABELS = {**RUN_LABELS, "finetune.dev/attempt": "1"}
+LABELS = {**ATTEMPT_LABELS, "finetune.dev/role": "train"}
+COSCHEDULING = {"gang": "Coscheduling"}
+KUBERNETES_TYPES: dict[str, type[BaseModel]] = {
+    "ConfigMap": models.V1ConfigMap,
+    "Service": models.V1Service,
+    "Job": models.V1Job,
 }
+"""Of the official client; they are strict."""
 
 
-def children(job: AJob) -> dict[str, dict[str, Any]]:
-    return {child["kind"]: child for child in manifests(job.plan(), ENDPOINT)}
+def metadata(name: str, labels: dict[str, str]) -> dict[str, Any]:
+    owner = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneJob",
+        "name": "reviews",
+        "uid": UID,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {"name": name, "namespace": "team-a", "labels": labels, "ownerReferences": [owner]}
+
+
+def children(job: AJob, runtimes: Runtimes = RUNTIMES) -> dict[str, dict[str, Any]]:
+    return {child["kind"]: child for child in manifests(job.plan(runtimes), ENDPOINT)}
 
 
 def container(job: AJob) -> dict[str, Any]:
@@ -45,25 +55,67 @@ def environment(job: AJob) -> dict[str, Any]:
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container(job)["env"]}
 
 
-def test_children_are_created_in_the_order_in_which_pods_need_them() -> None:
-    assert list(children(a_job().with_nodes(2))) == ["ConfigMap", "Service", "Job"]
-    assert list(children(a_job())) == ["ConfigMap", "Job"]
+@pytest.mark.parametrize(
+    ("job", "kinds"),
+    [
+        pytest.param(a_job(), ["ConfigMap", "Job"], id="one node"),
+        pytest.param(a_job().with_nodes(2), ["ConfigMap", "Service", "Job"], id="two nodes"),
+        pytest.param(
+            a_job().with_nodes(2).with_spec(scheduling=COSCHEDULING),
+            ["ConfigMap", "Service", "PodGroup", "Job"],
+            id="two nodes, coscheduled",
+        ),
+        pytest.param(a_job().with_spec(scheduling=COSCHEDULING), ["ConfigMap", "Job"], id="one node is no gang"),
+    ],
+)
+def test_children_are_created_in_the_order_in_which_pods_need_them(job: AJob, kinds: list[str]) -> None:
+    assert list(children(job)) == kinds
 
 
 def test_every_child_has_our_labels_and_one_owner_and_nothing_of_the_users() -> None:
-    job = a_job().with_nodes(2)
+    job = a_job().with_nodes(2).with_spec(scheduling=COSCHEDULING)
     labelled = AJob({**job.manifest, "metadata": {**job.manifest["metadata"], "labels": {"argocd.argoproj.io/x": "y"}}})
-    for child in children(labelled).values():
-        assert child["metadata"] == METADATA
-    assert children(labelled)["Job"]["spec"]["template"]["metadata"] == {"labels": LABELS, "annotations": {}}
+    assert {kind: child["metadata"] for kind, child in children(labelled).items()} == {
+        "ConfigMap": metadata(NAME, ATTEMPT_LABELS),
+        "Service": metadata(SERVICE, RUN_LABELS),
+        "PodGroup": metadata(NAME, ATTEMPT_LABELS),
+        "Job": metadata(NAME, LABELS),
+    }
 
 
-def test_service_gives_every_pod_a_name_before_it_is_ready() -> None:
-    assert children(a_job().with_nodes(2))["Service"]["spec"] == {
-        "clusterIP": "None",
-        "publishNotReadyAddresses": True,
-        "selector": LABELS,
-        "ports": [{"name": "rendezvous", "port": 29500}],
+def test_pods_have_our_labels_and_nothing_of_the_users() -> None:
+    assert children(a_job())["Job"]["spec"]["template"]["metadata"] == {"labels": LABELS, "annotations": {}}
+
+
+def test_a_restart_needs_no_other_service() -> None:
+    """The Service is the run's: it finds the training pods of each attempt, whose names tell the attempts apart."""
+    plan = a_job().with_nodes(2).plan()
+    (first,), (second,) = (
+        [child for child in manifests(plan.with_attempt(attempt), ENDPOINT) if child["kind"] == "Service"]
+        for attempt in (1, 2)
+    )
+    assert first == second
+    assert first == {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(SERVICE, RUN_LABELS),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"finetune.dev/job": "reviews", "finetune.dev/run": "1", "finetune.dev/role": "train"},
+            "ports": [{"name": "rendezvous", "port": 29500}],
+        },
+    }
+
+
+def test_a_pod_group_wants_all_nodes_of_its_attempt() -> None:
+    plan = a_job().with_nodes(4).with_spec(scheduling=COSCHEDULING).plan().with_attempt(2).with_nodes(3)
+    (group,) = [child for child in manifests(plan, ENDPOINT) if child["kind"] == "PodGroup"]
+    assert group == {
+        "apiVersion": "scheduling.x-k8s.io/v1alpha1",
+        "kind": "PodGroup",
+        "metadata": metadata("reviews-0a1b2-r1a2", {**RUN_LABELS, "finetune.dev/attempt": "2"}),
+        "spec": {"minMember": 3},
     }
 
 
@@ -146,7 +198,10 @@ def test_grace_period_leaves_time_for_the_save() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "address", "subdomain"),
-    [pytest.param(1, "127.0.0.1", None, id="one node"), pytest.param(2, f"{NAME}-0.{NAME}", NAME, id="two nodes")],
+    [
+        pytest.param(1, "127.0.0.1", None, id="one node"),
+        pytest.param(2, f"{NAME}-0.{SERVICE}", SERVICE, id="two nodes"),
+    ],
 )
 def test_rendezvous(nodes: int, address: str, subdomain: str | None) -> None:
     job = a_job().with_nodes(nodes)
@@ -210,6 +265,56 @@ def test_volumes_are_mounted_where_the_run_config_says() -> None:
     }
 
 
+def volumes(job: AJob, runtimes: Runtimes) -> dict[str, tuple[dict[str, Any], bool | None]]:
+    """What each path of the training container leads to, and whether it may only be read there."""
+    spec = children(job, runtimes)["Job"]["spec"]["template"]["spec"]
+    sources = {volume["name"]: volume for volume in spec["volumes"]}
+    return {
+        mount["mountPath"]: (sources[mount["name"]], mount.get("readOnly"))
+        for mount in spec["containers"][0]["volumeMounts"]
+    }
+
+
+def with_volumes(*given: dict[str, Any]) -> Runtimes:
+    return Runtimes(default=Runtime("finetune", "default", {"image": "trainer:1", "volumes": list(given)}))
+
+
+@pytest.mark.parametrize(
+    ("volume", "source", "read_only"),
+    [
+        pytest.param(
+            {"claimName": "shared"}, {"persistentVolumeClaim": {"claimName": "shared"}}, False, id="a claim to write to"
+        ),
+        pytest.param(
+            {"hostPath": "/mnt/nvme", "readOnly": True}, {"hostPath": {"path": "/mnt/nvme"}}, True, id="a host's folder"
+        ),
+        pytest.param({"configMapName": "ca"}, {"configMap": {"name": "ca"}}, False, id="a ConfigMap"),
+        pytest.param({"secretName": "netrc"}, {"secret": {"secretName": "netrc"}}, False, id="a Secret"),
+    ],
+)
+def test_volumes_of_runtimes_are_mounted(volume: dict[str, Any], source: dict[str, Any], read_only: bool) -> None:
+    longest = "v" * 56
+    found = volumes(a_job(), with_volumes({"name": longest, "mountPath": "/mnt/x", **volume}))["/mnt/x"]
+    assert found == ({"name": f"volume-{longest}", **source}, read_only)
+    assert len(found[0]["name"]) == 63
+
+
+def test_a_runtimes_volume_may_take_the_place_of_the_scratch_folder() -> None:
+    local = {"name": "local", "mountPath": "/scratch", "hostPath": "/mnt/nvme"}
+    assert volumes(a_job(), with_volumes(local))["/scratch"] == (
+        {"name": "volume-local", "hostPath": {"path": "/mnt/nvme"}},
+        False,
+    )
+
+
+def test_the_cache_is_mounted_to_be_written_to() -> None:
+    job = a_job().with_spec(cache={"uri": "pvc://cache/downloads"})
+    assert volumes(job, RUNTIMES)["/volumes/cache"] == (
+        {"name": "claim-0", "persistentVolumeClaim": {"claimName": "cache"}},
+        False,
+    )
+
+
 def test_resources_are_guaranteed() -> None:
     job = a_job().with_spec(resources={"cpu": 4, "memory": "8Gi", "gpusPerNode": 2})
     amounts = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "2"}
@@ -226,6 +331,56 @@ def test_pod_template_is_merged_and_cannot_take_our_labels() -> None:
     assert pod["metadata"] == {"labels": {"team": "a", **LABELS}, "annotations": {"note": "x"}}
     assert pod["spec"]["nodeSelector"] == {"gpu": "b200"}
     assert pod["spec"]["containers"] == [container(a_job()) | {"imagePullPolicy": "Always"}]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        pytest.param(a_job(), id="one node"),
+        pytest.param(
+            a_job().with_nodes(2).with_spec(resources={"gpusPerNode": 8, "sharedMemory": "1Gi"}), id="two nodes"
+        ),
+        pytest.param(
+            a_job().with_nodes(2).with_spec(scheduling={"queueName": "a", "topology": {"required": "rack"}}), id="Kueue"
+        ),
+        pytest.param(
+            a_job().with_nodes(2).with_spec(scheduling={"gang": "Volcano", "topology": {"preferred": "rack"}}),
+            id="Volcano",
+        ),
+        pytest.param(
+            a_job().with_nodes(2).with_spec(scheduling=COSCHEDULING | {"topology": {"required": "rack"}}),
+            id="coscheduling",
+        ),
+    ],
+)
+def test_kubernetes_own_types_hold_every_child(job: AJob) -> None:
+    runtimes = with_volumes(
+        {"name": "a", "mountPath": "/a", "claimName": "a"},
+        {"name": "b", "mountPath": "/b", "hostPath": "/b"},
+        {"name": "c", "mountPath": "/c", "configMapName": "c"},
+        {"name": "d", "mountPath": "/d", "secretName": "d"},
+    )
+    plan = replace(
+        job.with_spec(cache={"uri": "pvc://cache"}).plan(runtimes), excluded=("node-1",), avoided=("node-2",)
+    )
+    for child in (*manifests(plan, ENDPOINT), *fetch_manifests(plan, ENDPOINT)):
+        if child["kind"] in KUBERNETES_TYPES:
+            KUBERNETES_TYPES[child["kind"]].model_validate(child)
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        pytest.param({"suspended": True}, ("spec", "suspended"), id="an unknown field"),
+        pytest.param({"completions": "2"}, ("spec", "completions"), id="another type"),
+        pytest.param({"template": {"spec": {"containers": [{}]}}}, ("containers", 0, "name"), id="a missing field"),
+    ],
+)
+def test_kubernetes_types_refuse_what_they_do_not_hold(change: dict[str, Any], path: tuple[str | int, ...]) -> None:
+    job = children(a_job())["Job"]
+    with pytest.raises(ValidationError) as refused:
+        models.V1Job.model_validate({**job, "spec": {**job["spec"], **change}})
+    assert [error["loc"][-len(path) :] for error in refused.value.errors()] == [path]
 
 
 def test_two_calls_share_nothing() -> None:

@@ -78,16 +78,16 @@ def _unused_volumes(plan: Plan) -> set[str]:
 
 def _containers(containers: list[Part], plan: Plan, unused: set[str]) -> list[Part]:
     kept = (one for one in containers if one["name"] == names.CONTAINER or not _asks_for_a_device(one))
-    mounted = ({**one, "volumeMounts": _except(one.get("volumeMounts") or [], unused)} for one in kept)
-    return [_fetcher(one, plan) if one["name"] == names.CONTAINER else one for one in mounted]
+    return [_fetcher(one, plan, unused) if one["name"] == names.CONTAINER else one for one in kept]
 
 
-def _fetcher(container: Part, plan: Plan) -> Part:
+def _fetcher(container: Part, plan: Plan, unused: set[str]) -> Part:
     """The training container as the one that downloads."""
     kept = {field: value for field, value in container.items() if field not in NOT_FOR_A_DOWNLOAD}
     image = {"image": plan.fetcher_image} if plan.fetcher_image else {}
     resources = {kind: dict(amounts) for kind, amounts in RESOURCES.items()}
-    return {**kept, **image, "command": list(COMMAND), "resources": resources}
+    mounts = _except(container["volumeMounts"], unused)
+    return {**kept, **image, "command": list(COMMAND), "resources": resources, "volumeMounts": mounts}
 
 
 def _asks_for_a_device(container: Part) -> bool:
