@@ -126,6 +126,22 @@ def test_config_map_is_immutable_and_has_what_a_pod_reads() -> None:
     assert config["data"]["ca.crt"] == ENDPOINT.ca
 
 
+@pytest.mark.parametrize(
+    ("trainer", "started"),
+    [
+        pytest.param({}, False, id="our trainer"),
+        pytest.param({"command": ["torchrun", "train.py"]}, True, id="a program that the launcher starts"),
+        pytest.param({"args": ["--lr", "1"]}, False, id="a program that its image starts"),
+        pytest.param({"command": ["train"], "framework": "custom"}, False, id="a program without Python"),
+    ],
+)
+def test_config_map_has_the_launcher_of_a_program_that_it_starts(trainer: dict[str, Any], started: bool) -> None:
+    plan = a_job().with_spec(trainer=trainer).plan()
+    data = manifests(plan, replace(ENDPOINT, launcher="print()"))[0]["data"]
+    assert data.get("launch.py") == ("print()" if started else None)
+    assert set(data) - {"launch.py"} == {"run.json", "runtime.json", "ca.crt"}
+
+
 def test_job_is_indexed_and_never_retries_by_itself() -> None:
     spec = children(a_job().with_nodes(2))["Job"]["spec"]
     del spec["template"]

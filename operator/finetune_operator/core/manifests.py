@@ -17,6 +17,7 @@ from finetune_api.names import (
     ROLE_TRAIN,
 )
 from finetune_api.progress import CLASS_OF_EXIT_CODE, FailureClass
+from finetune_operator.core import programs
 from finetune_operator.core.fetch import fetch_template
 from finetune_operator.core.plan import Plan, freeze
 from finetune_operator.core.pod import Endpoint, pod_template
@@ -110,7 +111,7 @@ def _config_map(plan: Plan, endpoint: Endpoint) -> Manifest:
         "kind": "ConfigMap",
         "metadata": _metadata(plan, plan.name, _labels_of_attempt(plan)),
         "immutable": True,
-        "data": freeze(plan) | {names.CA_FILE: endpoint.ca},
+        "data": freeze(plan) | {names.CA_FILE: endpoint.ca} | programs.files(plan, endpoint.launcher),
     }
 
 
