@@ -15,10 +15,14 @@ SECONDS = 20.0
 
 
 class S3Server:
-    """Serves `folder` on a free port of 127.0.0.1; `environment` is what a client needs."""
+    """Serves `folder` on a free port of 127.0.0.1; `environment` is what a client needs.
 
-    def __init__(self, folder: Path, state: Path) -> None:
+    With a folder for `metadata` it also takes uploads in parts. After `stop` it can be entered again.
+    """
+
+    def __init__(self, folder: Path, state: Path, metadata: Path | None = None) -> None:
         self._folder = folder
+        self._metadata = ["--sidecar", metadata] if metadata else ["--nometa"]
         self._daemon = Daemon("s3", state)
         self._port = _free_port()
         self.environment = {
@@ -38,7 +42,7 @@ class S3Server:
         access, secret = self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"]
         program = built(Layout(default_cache()), S3) / "versitygw"
         options = ["--port", f"127.0.0.1:{self._port}", "--access", access, "--secret", secret]
-        self._daemon.start([program, *options, "posix", "--nometa", self._folder])
+        self._daemon.start([program, *options, "posix", *self._metadata, self._folder])
         self._daemon.await_ready(self._answers, SECONDS)
         return self
 

@@ -29,6 +29,7 @@ PROFILE = "profile.json"
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
 MODEL = "model"
+PUSHED = "pushed.json"
 RESULTS = (
     METRICS_LOG,
     STATUS,
@@ -47,6 +48,7 @@ RESULTS = (
     TENSORBOARD,
     WANDB,
     MODEL,
+    PUSHED,
 )
 """Everything that a run writes into its folder, checkpoints apart."""
 

@@ -16,6 +16,7 @@ class Activity(StrEnum):
     TRAINING = "Training"
     EVALUATING = "Evaluating"
     SAVING = "Saving"
+    PUSHING = "Pushing"
 
 
 class Ending(StrEnum):

@@ -8,7 +8,7 @@ from finetune_api.progress import MAX_METRICS, Outcome, Result
 from finetune_api.run import JobIdentity
 from finetune_api.status import TERMINAL, Condition, ConditionType, Phase, Status
 from finetune_trainer.files import STATUS, read_json, write_json
-from finetune_trainer.report.snapshot import Snapshot, timestamp
+from finetune_trainer.report.snapshot import Activity, Snapshot, timestamp
 
 INTERVAL = 0.5
 """Seconds between two writes, unless the activity changes."""
@@ -42,21 +42,27 @@ class StatusFile:
 def running(snapshot: Snapshot, job: JobIdentity) -> Status:
     """The status of a run that is under way."""
     metrics = dict(list({**snapshot.constants, **snapshot.metrics}.items())[:MAX_METRICS])
-    condition = Condition(
-        type=ConditionType.RUNNING,
-        status="True",
-        reason=snapshot.activity,
-        last_transition_time=timestamp(snapshot.time),
-    )
     return Status(
         phase=Phase.RUNNING,
-        conditions=[condition],
+        conditions=[_under_way(snapshot.activity, snapshot.time)],
         attempt=job.attempt,
         start_time=timestamp(snapshot.started),
         progress=snapshot.progress() if snapshot.total_steps else None,
         metrics=metrics,
         checkpoint=snapshot.checkpoint(),
     )
+
+
+def _under_way(activity: Activity, now: float) -> Condition:
+    return Condition(type=ConditionType.RUNNING, status="True", reason=activity, last_transition_time=timestamp(now))
+
+
+def doing(folder: Path, activity: Activity, now: float) -> None:
+    """Say in status.json what the supervisor does after the ranks have ended; the numbers stay."""
+    status = read_status(folder)
+    if status is not None:
+        shown = {"phase": Phase.RUNNING, "conditions": [_under_way(activity, now)], "failure": None}
+        write_json(folder / STATUS, status.model_copy(update=shown).to_dict(), durable=False)
 
 
 def read_status(folder: Path) -> Status | None:
@@ -81,6 +87,7 @@ def ended(status: Status, outcome: Outcome, now: float) -> Status:
         Condition(type=ConditionType.RUNNING, status="False", reason=reason, last_transition_time=time),
         Condition(type=condition, status="True", reason=reason, message=message, last_transition_time=time),
     ]
-    changes = {"phase": phase, "conditions": conditions, "failure": outcome.failure, "output": outcome.output}
+    said = {"failure": outcome.failure, "output": outcome.output, "provenance": outcome.provenance}
+    changes = {"phase": phase, "conditions": conditions, **said}
     completed = {"completion_time": time} if phase in TERMINAL else {}
     return status.model_copy(update=changes | completed)
