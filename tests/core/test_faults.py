@@ -77,6 +77,7 @@ def test_another_program_is_described_and_its_log_kept() -> None:
         pod=pod.name,
         node="node-1",
         exit_code=139,
+        signal="SIGSEGV",
         log_tail="segfault at 0",
     )
 

@@ -1,17 +1,20 @@
-"""Why an attempt ended: the first fault among its pods, put into a class with words and a hint."""
+"""Why an attempt ended or does not start: the first cause among its pods, put into a class with words and a hint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
-from finetune_api.progress import Failure, FailureClass, Outcome, failure_class
+from finetune_api.progress import CLASS_OF_EXIT_CODE, ExitCode, Failure, FailureClass, Outcome, failure_class
+from finetune_operator.core.events import Trouble, TroubleKind
+from finetune_operator.core.lastwords import LastWords, last_words
 from finetune_operator.core.manifests import RULE_CLASSES
 from finetune_operator.core.observe import Bucket, Ended, JobEnd, JobState, Observed, Pod
-from finetune_operator.core.text import failure
+from finetune_operator.core.obstacles import Obstacle, of_pod, of_refusal
+from finetune_operator.core.text import failure, signal_of, tail
 from finetune_operator.core.times import seconds
 
-SIGNALS = {134: "SIGABRT", 135: "SIGBUS", 137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
 ENDED_BY_DELETION = frozenset({75, 137, 143})
 """Exit codes with which a container answers to being stopped."""
 
@@ -84,8 +87,30 @@ POD_REASONS: Mapping[str, FailureClass] = {
     "Terminated": FailureClass.PREEMPTED,
     "NodeLost": FailureClass.NODE_LOST,
 }
-NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
+NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "CreateContainerError", "RunContainerError"})
 """The image has no such program, or it cannot be executed: trying again does not help."""
+OTHER_COMMAND = "name a program that the image has, by its path: spec.trainer.command"
+NO_START = Words("StartError", "the container could not be started", OTHER_COMMAND)
+NO_PROGRAM: Mapping[int, Words] = {
+    126: Words("NotExecutable", "the program may not be executed", f"{OTHER_COMMAND}; it needs permission to execute"),
+    127: Words("CommandNotFound", "the program was not found", OTHER_COMMAND),
+}
+"""Exit codes with which shells and container runtimes say that they could not start a program."""
+VAGUE = frozenset({ExitCode.CODE_ERROR, ExitCode.KILLED})
+"""Exit codes of which a log may know better what they mean."""
+PEER_LOST = "PeerLost"
+"""The reason of our trainer's Outcome where a rank only met the end of another."""
+LAUNCHER_SECONDS = 120
+"""How much later than its first worker a launcher may end: it stops the others first."""
+MAX_NAMED = 5
+"""Pods that a message names."""
+UNKNOWN = Obstacle(
+    FailureClass.UNAVAILABLE,
+    "StartTimeout",
+    "",
+    "large images take their time: raise spec.runPolicy.startTimeoutSeconds, or see kubectl describe pod",
+    waits=True,
+)
 
 
 @dataclass(frozen=True)
@@ -100,53 +125,81 @@ def fault(observed: Observed, run: int, attempt: int, namespace: str) -> Fault |
     """Why this attempt is over; None while it is not, or if it succeeded."""
     pods, job = observed.of(run, attempt), observed.job(run, attempt)
     state = job.state if job else JobState.ABSENT
-    lost = next((pod for pod in pods if pod.bucket is Bucket.LOST), None)
-    if state is JobState.COMPLETE or (state is JobState.ACTIVE and lost is None):
+    lost = any(pod.bucket is Bucket.LOST for pod in pods)
+    if state not in (JobState.ABSENT, JobState.FAILED) and not (state is JobState.ACTIVE and lost):
         return None
-    broken = [pod for pod in pods if pod.broken]
-    if broken:
-        return _fault_of_pod(min(broken, key=_order), namespace)
-    if lost is not None:
-        return Fault(_describe(FailureClass.NODE_LOST, lost, namespace))
+    ends = [_end(pod) for pod in pods if pod.broken or pod.bucket is Bucket.LOST]
+    if ends:
+        return _fault_of(_root_cause(ends), namespace)
     end = job.end if job else None
     if end is not None and end.rule is not None:
         return Fault(_failure_of_rule(end, end.rule, namespace))
     return Fault(_failure_of_nothing(end))
 
 
-def _order(pod: Pod) -> tuple[float, bool, int]:
-    """The earliest fault first. Times are whole seconds: what ended by itself goes before what was deleted."""
-    finished = pod.ended.finished_at if pod.ended else None
-    times = [seconds(finished)] if finished else []
-    if pod.deletion_requested is not None:
-        times.append(pod.deletion_requested)
-    return min(times, default=float("inf")), pod.deletion_requested is not None, pod.rank
+class Part(IntEnum):
+    """What a pod's end has to do with the attempt's; of ends in the same second the lower number is the earlier."""
+
+    CAUSE = 0
+    """It failed by itself, or was taken from outside: evicted, preempted, its node lost."""
+    CONSEQUENCE = 1
+    """It only met the end of another rank."""
+    DELETED = 2
+    """Somebody deleted it: a person, or the Job that ends its other pods after a failure."""
 
 
-def _fault_of_pod(pod: Pod, namespace: str) -> Fault:
-    outcome = pod.ended.outcome if pod.ended else None
-    class_ = _class_of(pod)
-    said = outcome.failure if outcome else None
-    if said is None or said.class_ is not class_:
-        return Fault(_describe(class_, pod, namespace), outcome)
-    rank = pod.rank if said.rank is None else said.rank
-    where = {"pod": pod.name, "node": pod.node, "rank": rank, "exit_code": _exit_code(pod)}
-    return Fault(said.model_copy(update=where), outcome)
+@dataclass(frozen=True)
+class End:
+    """How a pod ended. `time` is in seconds since 1970, infinite where nobody knows it."""
+
+    pod: Pod
+    class_: FailureClass
+    part: Part
+    time: float
+    words: LastWords
+
+    @property
+    def order(self) -> tuple[float, Part, int]:
+        return self.time, self.part, self.pod.rank
 
 
-def _class_of(pod: Pod) -> FailureClass:
-    if pod.ended is None:
+def _root_cause(ends: Sequence[End]) -> End:
+    """The earliest; where that is a consequence, the earliest cause, however late its container's end was told."""
+    first = min(ends, key=lambda end: end.order)
+    if first.part is not Part.CONSEQUENCE:
+        return first
+    causes = [end for end in ends if end.part is Part.CAUSE]
+    return min(causes, key=lambda end: end.order, default=first)
+
+
+def _end(pod: Pod) -> End:
+    ended = pod.ended
+    words = last_words(ended.log) if ended is not None and ended.outcome is None else LastWords()
+    taken, told = _taken_away(pod), _class_told(pod, words)
+    if taken is not None and (ended is None or _answers_a_stop(ended, told)):
+        return End(pod, taken, _part_of_taken(pod), _time_of_taken(pod), words)
+    return End(pod, told, _part(pod, words), _time_of_own(ended, words), words)
+
+
+def _class_told(pod: Pod, words: LastWords) -> FailureClass:
+    """The class by the pod's own account: its Outcome, its container's state, its log, its exit code."""
+    ended = pod.ended
+    if ended is None:
         return _class_without_end(pod)
-    if pod.ended.reason == "OOMKilled":
+    if ended.reason == "OOMKilled":
         return FailureClass.OUT_OF_MEMORY_HOST
-    if pod.ended.exit_code in ENDED_BY_DELETION and (taken := _taken_away(pod)):
-        return taken
-    outcome = pod.ended.outcome
-    if outcome is not None and outcome.failure is not None:
-        return outcome.failure.class_
-    if pod.ended.reason in NOT_STARTED:
+    if ended.outcome is not None and ended.outcome.failure is not None:
+        return ended.outcome.failure.class_
+    code = ended.exit_code if words.exit_code is None else words.exit_code
+    if ended.reason in NOT_STARTED or code in NO_PROGRAM:
         return FailureClass.CONFIG_ERROR
-    return failure_class(pod.ended.exit_code)
+    if words.class_ is not None and (code not in CLASS_OF_EXIT_CODE or code in VAGUE):
+        return words.class_
+    return failure_class(code)
+
+
+def _answers_a_stop(ended: Ended, told: FailureClass) -> bool:
+    return ended.exit_code in ENDED_BY_DELETION or (ended.outcome is None and told is FailureClass.PREEMPTED)
 
 
 def _taken_away(pod: Pod) -> FailureClass | None:
@@ -155,40 +208,111 @@ def _taken_away(pod: Pod) -> FailureClass | None:
         return DISRUPTIONS.get(pod.disruption, FailureClass.EVICTED)
     if pod.reason is not None and pod.reason in POD_REASONS:
         return POD_REASONS[pod.reason]
+    if pod.bucket is Bucket.LOST:
+        return FailureClass.NODE_LOST
     return FailureClass.POD_DELETED if pod.deletion_requested is not None else None
 
 
 def _class_without_end(pod: Pod) -> FailureClass:
-    """A pod whose containers never ran to an end: deleted, or turned away by its node."""
-    return _taken_away(pod) or (FailureClass.POD_DELETED if pod.bucket is Bucket.GONE else FailureClass.EVICTED)
+    """A pod whose containers never ran to an end and that nobody stopped: vanished, or turned away by its node."""
+    return FailureClass.POD_DELETED if pod.bucket is Bucket.GONE else FailureClass.EVICTED
 
 
-def _exit_code(pod: Pod) -> int | None:
-    return pod.ended.exit_code if pod.ended else None
+def _part_of_taken(pod: Pod) -> Part:
+    outside = pod.disruption is not None or pod.reason in POD_REASONS or pod.bucket is Bucket.LOST
+    return Part.CAUSE if outside else Part.DELETED
 
 
-def _describe(class_: FailureClass, pod: Pod, namespace: str) -> Failure:
-    words = WORDS[class_]
+def _part(pod: Pod, words: LastWords) -> Part:
+    outcome = pod.ended.outcome if pod.ended else None
+    said = outcome.failure if outcome else None
+    peer_lost = said is not None and said.reason == PEER_LOST
+    return Part.CONSEQUENCE if peer_lost or words.consequence else Part.CAUSE
+
+
+def _time_of_taken(pod: Pod) -> float:
+    times = [] if pod.deletion_requested is None else [pod.deletion_requested]
+    if pod.ended is not None and pod.ended.finished_at:
+        times.append(seconds(pod.ended.finished_at))
+    return min(times, default=float("inf"))
+
+
+def _time_of_own(ended: Ended | None, words: LastWords) -> float:
+    """The container's end, or the moment that torchrun gives where that is a little earlier.
+
+    torchrun waits for its other workers before it ends. Its clock may show another time zone's hour.
+    """
+    if ended is None or not ended.finished_at:
+        return float("inf")
+    finished = seconds(ended.finished_at)
+    early = words.time is not None and 0 <= finished - words.time <= LAUNCHER_SECONDS
+    return words.time if early and words.time is not None else finished
+
+
+def _fault_of(end: End, namespace: str) -> Fault:
+    pod = end.pod
+    outcome = pod.ended.outcome if pod.ended else None
+    said = outcome.failure if outcome else None
+    if said is None or said.class_ is not end.class_:
+        return Fault(_describe(end, namespace), outcome)
+    code = _exit_code(end)
+    where = {
+        "pod": pod.name,
+        "node": pod.node,
+        "rank": pod.rank if said.rank is None else said.rank,
+        "exit_code": code,
+        "signal": said.signal or signal_of(code),
+        "log_tail": tail(said.log_tail),
+    }
+    return Fault(said.model_copy(update=where), outcome)
+
+
+def _exit_code(end: End) -> int | None:
+    """The rank's own where a launcher tells it, else the container's."""
+    own = end.words.exit_code
+    return own if own is not None or end.pod.ended is None else end.pod.ended.exit_code
+
+
+def _describe(end: End, namespace: str) -> Failure:
+    """The failure of a pod that left no Outcome about it."""
+    pod, ended = end.pod, end.pod.ended
+    words = _words(end)
     details = [words.message]
-    if pod.ended is not None:
-        details.append(_how_it_ended(pod.ended))
+    if ended is not None and words.message != end.words.message:
+        details.append(_how_it_ended(ended))
+    if ended is not None and ended.reason in NOT_STARTED and ended.log:
+        details.append(ended.log.strip().splitlines()[0])
     if pod.message:
         details.append(pod.message)
+    code = _exit_code(end)
     return failure(
-        class_,
+        end.class_,
         words.reason,
         f"pod {pod.name}: " + ": ".join(details),
-        words.hint.format(pod=pod.name, node=pod.node, namespace=namespace),
-        rank=pod.rank,
+        words.hint.format(pod=pod.name, node=pod.node or "NODE", namespace=namespace),
+        rank=pod.rank if end.words.rank is None else end.words.rank,
         pod=pod.name,
         node=pod.node,
-        exit_code=_exit_code(pod),
-        log_tail=pod.ended.log if pod.ended else None,
+        exit_code=code,
+        signal=signal_of(code),
+        log_tail=ended.log if ended else None,
     )
 
 
+def _words(end: End) -> Words:
+    """What the log says where it is about this class, else what the class says."""
+    general, said, ended, code = WORDS[end.class_], end.words, end.pod.ended, _exit_code(end)
+    if ended is not None and ended.outcome is None and code is not None and end.class_ is FailureClass.CONFIG_ERROR:
+        general = NO_PROGRAM.get(code, NO_START if ended.reason in NOT_STARTED else general)
+    fits = said.class_ is end.class_ or (said.class_ is None and end.class_ is FailureClass.CODE_ERROR)
+    if not fits or said.message is None:
+        return general
+    return Words(said.reason or general.reason, said.message, said.hint or general.hint)
+
+
 def _how_it_ended(ended: Ended) -> str:
-    signal = f" ({SIGNALS[ended.exit_code]})" if ended.exit_code in SIGNALS else ""
+    name = signal_of(ended.exit_code)
+    signal = f" ({name})" if name else ""
     return f"container {ended.container} ended with exit code {ended.exit_code}{signal}"
 
 
@@ -203,6 +327,7 @@ def _failure_of_rule(end: JobEnd, rule: int, namespace: str) -> Failure:
         words.hint.format(pod=end.pod or "POD", node="NODE", namespace=namespace),
         pod=end.pod,
         exit_code=end.exit_code,
+        signal=signal_of(end.exit_code),
     )
 
 
@@ -211,3 +336,77 @@ def _failure_of_nothing(end: JobEnd | None) -> Failure:
     words = WORDS[FailureClass.POD_DELETED]
     seen = f"the Job failed ({end.message or end.reason}) and no pod is left" if end else "the Job was deleted"
     return failure(FailureClass.POD_DELETED, words.reason, seen, words.hint)
+
+
+def blocked(
+    pods: Sequence[Pod], troubles: Sequence[Trouble], namespace: str, desired_nodes: int | None = None
+) -> Failure | None:
+    """What keeps an attempt from starting until a person acts; None while it merely waits.
+
+    `troubles` are those of the attempt's Job and pods. Pods that were refused and are there now are refused no more,
+    which `desired_nodes` tells.
+    """
+    refusal = _refusal(troubles, namespace)
+    if refusal is not None and (desired_nodes is None or len(pods) < desired_nodes):
+        return failure(refusal.class_, refusal.reason, refusal.message, refusal.hint)
+    for pod in pods:
+        found = of_pod(pod, troubles, namespace)
+        if found is not None and not found.waits:
+            return _failure_of_obstacle(found, pod, f"pod {pod.name}: {found.message}", found.hint)
+    return None
+
+
+def not_started(
+    pods: Sequence[Pod], troubles: Sequence[Trouble], desired_nodes: int, namespace: str, seconds: float
+) -> Failure:
+    """Why not all pods ran together within `seconds`: which were missing, and what of."""
+    missing = [pod for pod in pods if not (pod.ready or pod.bucket is Bucket.SUCCEEDED)]
+    found = [(pod, of_pod(pod, troubles, namespace)) for pod in missing]
+    absent = max(desired_nodes - len(pods), 0)
+    refusal = _refusal(troubles, namespace) if absent else None
+    up = max(desired_nodes - absent - len(missing), 0)
+    message = f"{up} of {desired_nodes} pods ran together within {seconds:g} s"
+    reasons = [*_absences(absent, refusal), *_reasons(found)]
+    told = "; ".join([message, *reasons])
+    if refusal is not None:
+        return failure(refusal.class_, refusal.reason, told, refusal.hint)
+    known = [(obstacle, pod) for pod, obstacle in found if obstacle is not None]
+    if not known:
+        return _failure_of_obstacle(UNKNOWN, missing[0] if missing else None, told, UNKNOWN.hint)
+    obstacle, pod = min(known, key=lambda item: item[0].waits)
+    longer = ", or raise spec.runPolicy.startTimeoutSeconds" if obstacle.waits else ""
+    return _failure_of_obstacle(obstacle, pod, told, obstacle.hint + longer)
+
+
+def _refusal(troubles: Iterable[Trouble], namespace: str) -> Obstacle | None:
+    refused = next((trouble for trouble in troubles if trouble.kind is TroubleKind.REFUSED), None)
+    return of_refusal(refused, namespace) if refused else None
+
+
+def _failure_of_obstacle(obstacle: Obstacle, pod: Pod | None, message: str, hint: str) -> Failure:
+    where = {} if pod is None else {"rank": pod.rank, "pod": pod.name, "node": pod.node}
+    return failure(obstacle.class_, obstacle.reason, message, hint).model_copy(update=where)
+
+
+def _absences(absent: int, refusal: Obstacle | None) -> list[str]:
+    if not absent:
+        return []
+    why = refusal.message if refusal else "no Event tells why"
+    return [f"{absent} {'pod was' if absent == 1 else 'pods were'} not created: {why}"]
+
+
+def _reasons(found: Sequence[tuple[Pod, Obstacle | None]]) -> list[str]:
+    """What the pods wait for, those that wait for the same thing together; at most five of them by name."""
+    groups: dict[str, list[str]] = {}
+    for pod, obstacle in found[:MAX_NAMED]:
+        groups.setdefault(obstacle.message if obstacle else _state(pod), []).append(pod.name)
+    told = [f"{', '.join(names)}: {message}" for message, names in groups.items()]
+    return told + ([f"and {len(found) - MAX_NAMED} more"] if len(found) > MAX_NAMED else [])
+
+
+def _state(pod: Pod) -> str:
+    if pod.bucket is Bucket.PENDING:
+        return "its containers are being created" if pod.node else "it has no node yet"
+    return {Bucket.RUNNING: "it runs and is not ready", Bucket.TERMINATING: "it is being deleted"}.get(
+        pod.bucket, f"it is {pod.bucket}"
+    )

@@ -8,6 +8,19 @@ TAIL_LINES = 30
 """What a status keeps of a log."""
 
 
+SIGNALS = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+    9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU", 25: "SIGXFSZ",
+    31: "SIGSYS",
+}  # fmt: skip
+"""Linux's numbers of the signals that end a program."""
+
+
+def signal_of(exit_code: int | None) -> str | None:
+    """The signal that `exit_code` tells of: shells and container runtimes add 128 to its number."""
+    return None if exit_code is None else SIGNALS.get(exit_code - 128)
+
+
 def cut(text: str, most: int = MAX_MESSAGE) -> str:
     """`text`, its end replaced by … where it has more than `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
