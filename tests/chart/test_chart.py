@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from finetune_api.runtime import FineTuneRuntime
 from support.cluster.process import CommandFailed
 from support.operator_calls import calls_of_the_operator
 
@@ -82,20 +81,6 @@ def test_the_operator_runs_as_nobody_on_a_read_only_root(render: Render) -> None
         "capabilities": {"drop": ["ALL"]},
     }
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}
-
-
-def test_runtimes_are_valid_and_name_the_trainer_image(render: Render) -> None:
-    settings = ("trainer.image.repository=registry.example/trainer", "trainer.image.tag=1.2.3")
-    runtimes = of_kind(render(*settings), "FineTuneRuntime")
-    parsed = {item["metadata"]["name"]: FineTuneRuntime.model_validate(strip(item)) for item in runtimes}
-    assert {name: runtime.spec.image for name, runtime in parsed.items()} == {
-        "cpu": "registry.example/trainer:1.2.3",
-        "default": "registry.example/trainer:1.2.3",
-    }
-
-
-def strip(manifest: Object) -> Object:
-    return {**manifest, "metadata": {"name": manifest["metadata"]["name"]}}
 
 
 def test_a_digest_wins_over_a_tag(render: Render) -> None:
