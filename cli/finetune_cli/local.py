@@ -32,13 +32,23 @@ def run_config(
         folder=str(folder),
         checkpoint_folder=str(folder / "checkpoints"),
         volumes={claim: str(path) for claim, path in volumes.items()},
+        cache_folder=_cache_folder(spec, volumes),
         base_folder=str(base_folder),
     )
 
 
+def _cache_folder(spec: FineTuneJobSpec, volumes: Mapping[str, Path]) -> str | None:
+    """Where spec.cache.uri leads to; None where nothing is to be kept."""
+    if spec.cache.uri is None:
+        return None
+    claim, path = split_volume_uri(spec.cache.uri)
+    return str(volumes[claim] / path)
+
+
 def claims(spec: FineTuneJobSpec) -> list[str]:
-    """Claims that the job reads, in the order of the manifest."""
+    """Claims that the job reads, in the order of the manifest; the one of its cache last."""
     read = [*spec.model.uris().values(), *(source.uri for _, source in sources_of(spec.dataset, spec.evaluation))]
+    read += [spec.cache.uri] if spec.cache.uri else []
     return list(dict.fromkeys(split_volume_uri(uri)[0] for uri in read if uri.startswith("pvc://")))
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from finetune_api.dataset import Source
 from finetune_api.progress import Outcome
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.hub import download_model
+from finetune_trainer.data.hub import EVERYTHING, OLD_WEIGHTS, download_model
 from finetune_trainer.data.sources import Loaded, load_source
 from finetune_trainer.data.uri import Places
-from finetune_trainer.errors import ConfigError, RunError, Unavailable
+from finetune_trainer.errors import AuthError, ConfigError, RunError, Unavailable
 from support.hub_mirror import TOKEN, HubMirror
 from support.models import sentences, write_rows
 from support.runs import ARun
@@ -110,57 +110,76 @@ def test_a_data_set_of_parquet_files_in_the_hubs_layout(hub: HubMirror, tmp_path
 def test_a_model_comes_without_weights_first(hub: HubMirror, tmp_path: Path) -> None:
     """A model that does not fit the task is known before gigabytes are loaded; unneeded files never come."""
     commit = hub.publish("models", "owner/bert", a_folder(tmp_path / "1", {**MODEL, "pytorch_model.bin": "old"}))
-    small = download_model("hf://owner/bert", None, "spec.model.uri", weights=False)
-    assert sorted(path.name for path in small.iterdir()) == ["config.json", "tokenizer.json"]
-    whole = download_model("hf://owner/bert", None, "spec.model.uri", weights=True)
+    seen: list[Path] = []
+
+    def check(folder: Path) -> None:
+        seen.extend(sorted(folder.iterdir()))
+
+    whole = download_model("hf://owner/bert", None, "spec.model.uri", check)
+    assert [path.name for path in seen] == ["config.json", "tokenizer.json"]
     assert {path.name: path.read_text() for path in whole.iterdir()} == MODEL
-    assert (whole.name, whole) == (commit, small)
-
-
-def test_weights_in_the_old_format_come_where_there_are_no_others(hub: HubMirror, tmp_path: Path) -> None:
-    hub.publish("models", "owner/bert", a_folder(tmp_path / "1", {"config.json": "{}", "pytorch_model.bin": "old"}))
-    folder = download_model("hf://owner/bert", "main", "spec.model.uri", weights=True)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "pytorch_model.bin"]
+    assert whole.name == commit
 
 
 @pytest.mark.parametrize(
-    ("fields", "token", "reason", "message", "hint"),
+    ("other", "expected"),
+    [
+        pytest.param(OLD_WEIGHTS, ["config.json", "pytorch_model.bin"], id="our trainer"),
+        pytest.param(EVERYTHING, ["config.json", "pytorch_model.bin", "tf_model.h5"], id="another program"),
+    ],
+)
+def test_other_weights_come_where_there_are_no_safetensors(
+    other: Sequence[str], expected: list[str], hub: HubMirror, tmp_path: Path
+) -> None:
+    files = {"config.json": "{}", "pytorch_model.bin": "old", "tf_model.h5": "other"}
+    hub.publish("models", "owner/bert", a_folder(tmp_path / "1", files))
+    folder = download_model("hf://owner/bert", "main", "spec.model.uri", lambda _: None, other_weights=other)
+    assert sorted(path.name for path in folder.iterdir()) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "token", "error", "reason", "message", "hint"),
     [
         pytest.param(
             {"uri": "hf://owner/rwos"},
             None,
+            ConfigError,
             "NotFound",
             "the hub has no dataset owner/rwos",
-            "check owner/name; a private one needs a Secret with HF_TOKEN in secretRef",
+            "check owner/name; a private one needs a Secret with HF_TOKEN in spec.dataset.train[0].secretRef",
             id="no such repository",
         ),
         pytest.param(
             {"uri": "hf://owner/private"},
             None,
+            ConfigError,
             "NotFound",
             "the hub has no dataset owner/private",
-            "check owner/name; a private one needs a Secret with HF_TOKEN in secretRef",
+            "check owner/name; a private one needs a Secret with HF_TOKEN in spec.dataset.train[0].secretRef",
             id="private, without a token",
         ),
         pytest.param(
             {"uri": "hf://owner/private"},
             "hf_wrong",
+            AuthError,
             "NotAllowed",
             "the hub does not give out owner/private",
-            "check that the token in HF_TOKEN is valid and may read it",
+            "check that the HF_TOKEN of the Secret in spec.dataset.train[0].secretRef is valid and may read it",
             id="private, with a wrong token",
         ),
         pytest.param(
             {"uri": "hf://owner/gated"},
             TOKEN,
+            AuthError,
             "NotAllowed",
             "the hub does not give out owner/gated",
-            "accept its terms, then name a Secret with HF_TOKEN in secretRef",
+            "accept its terms, then name a Secret with HF_TOKEN in spec.dataset.train[0].secretRef",
             id="gated",
         ),
         pytest.param(
             {"uri": "hf://owner/rows", "revision": "v2"},
             None,
+            ConfigError,
             "NotFound",
             "owner/rows has no revision v2",
             "name a commit, a tag or a branch that the hub shows",
@@ -169,6 +188,7 @@ def test_weights_in_the_old_format_come_where_there_are_no_others(hub: HubMirror
         pytest.param(
             {"uri": "hf://owner/rows", "revision": "0" * 40},
             None,
+            ConfigError,
             "NotFound",
             f"owner/rows has no revision {'0' * 40}",
             "name a commit, a tag or a branch that the hub shows",
@@ -177,6 +197,7 @@ def test_weights_in_the_old_format_come_where_there_are_no_others(hub: HubMirror
         pytest.param(
             {"uri": "hf://owner/name--with..dots"},
             None,
+            ConfigError,
             "NotFound",
             "the hub has no dataset owner/name--with..dots",
             "write hf://owner/name",
@@ -187,6 +208,7 @@ def test_weights_in_the_old_format_come_where_there_are_no_others(hub: HubMirror
 def test_what_the_hub_may_answer(
     fields: dict[str, str],
     token: str | None,
+    error: type[RunError],
     reason: str,
     message: str,
     hint: str,
@@ -200,8 +222,9 @@ def test_what_the_hub_may_answer(
     hub.publish("datasets", "owner/gated", folder, gated=True)
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(RunError) as caught:
         load_source(Source(**fields), TEXTS, {}, Places(), FIELD)
+    assert type(caught.value) is error
     assert (caught.value.reason, caught.value.message, caught.value.hint) == (reason, f"{FIELD}.uri: {message}", hint)
 
 

@@ -24,7 +24,7 @@ from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.remote import ENV_DOWNLOADS, fetch
 from finetune_trainer.data.sources import Loaded, load_source
 from finetune_trainer.data.uri import Places
-from finetune_trainer.errors import ConfigError, DataError, RunError, Unavailable
+from finetune_trainer.errors import AuthError, ConfigError, DataError, RunError, Unavailable
 from finetune_trainer.model_folder import Needs, Part, find_folder
 from support.https_server import TORN, HttpsServer
 from support.models import sentences
@@ -145,8 +145,8 @@ def test_an_archive_that_cannot_be_unpacked(
     ("path", "error", "reason", "message", "hint"),
     [
         pytest.param("row.csv", ConfigError, "NotFound", "{uri} does not exist", "check the link", id="not there"),
-        pytest.param("401", ConfigError, "NotAllowed", "{uri}: the server answered 401", "secretRef", id="login"),
-        pytest.param("403", ConfigError, "NotAllowed", "{uri}: the server answered 403", "secretRef", id="forbidden"),
+        pytest.param("401", AuthError, "NotAllowed", "{uri}: the server answered 401", "secretRef", id="login"),
+        pytest.param("403", AuthError, "NotAllowed", "{uri}: the server answered 403", "secretRef", id="forbidden"),
         pytest.param(
             "400", ConfigError, "Refused", "{uri}: the server answered 400", "check the link", id="bad request"
         ),
@@ -314,11 +314,12 @@ def test_a_large_object_arrives_whole(s3: S3Server, tmp_path: Path) -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    ("uri", "environment", "reason", "message", "hint"),
+    ("uri", "environment", "error", "reason", "message", "hint"),
     [
         pytest.param(
             "s3://data/row.jsonl",
             {},
+            ConfigError,
             "NotFound",
             "s3://data/row.jsonl does not exist",
             "did you mean rows.jsonl? in the store there are: rows.jsonl",
@@ -327,6 +328,7 @@ def test_a_large_object_arrives_whole(s3: S3Server, tmp_path: Path) -> None:
         pytest.param(
             "s3://dta/rows.jsonl",
             {},
+            ConfigError,
             "NotFound",
             "the store has no dta: NoSuchBucket",
             "check the bucket's name",
@@ -335,14 +337,16 @@ def test_a_large_object_arrives_whole(s3: S3Server, tmp_path: Path) -> None:
         pytest.param(
             "s3://data/rows.jsonl",
             {"AWS_SECRET_ACCESS_KEY": "wrong"},
+            AuthError,
             "NotAllowed",
             "the store does not give out s3://data/rows.jsonl",
-            "name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in secretRef, and check them",
+            "name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in spec.dataset.train[0].secretRef",
             id="wrong secret",
         ),
         pytest.param(
             "s3://data/models/",
             {"AWS_SKIP_SIGNATURE": "true"},
+            AuthError,
             "NotAllowed",
             "the store does not give out s3://data/models/",
             "name a Secret",
@@ -353,6 +357,7 @@ def test_a_large_object_arrives_whole(s3: S3Server, tmp_path: Path) -> None:
 def test_what_s3_may_answer(
     uri: str,
     environment: dict[str, str],
+    error: type[RunError],
     reason: str,
     message: str,
     hint: str,
@@ -363,9 +368,9 @@ def test_what_s3_may_answer(
     put_rows(tmp_path / "s3" / "data")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(RunError) as caught:
         load(uri)
-    check(caught.value, ConfigError, reason, f"{FIELD}.uri: {message}", hint)
+    check(caught.value, error, reason, f"{FIELD}.uri: {message}", hint)
     assert s3.environment["AWS_SECRET_ACCESS_KEY"] not in f"{caught.value.message} {caught.value.hint}"
 
 

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="finetune-check-") as scratch:
             os.environ[ENV_DOWNLOADS] = scratch
-            print(json.dumps(checked(load_run_config(Path(arguments[0]))), ensure_ascii=False))
+            config = load_run_config(Path(arguments[0])).model_copy(update={"folder": scratch})
+            print(json.dumps(checked(config), ensure_ascii=False))
     except RunError as error:
         print(f"{error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_code

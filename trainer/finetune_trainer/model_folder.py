@@ -87,9 +87,11 @@ def find_folder(uri: str, revision: str | None, place: str, needs: Needs, places
     """The model that the field `place` names, downloaded if need be. Raises ConfigError if `needs` cannot use it."""
     if not is_hub(uri):
         return read_folder(local_path(uri, places, place), f"{place}: {uri}", needs)
-    small = download_model(uri, revision, place, weights=False)
-    read_folder(small, f"{place}: {uri}", needs, weights=False)
-    folder = download_model(uri, revision, place, weights=True)
+
+    def check(folder: Path) -> None:
+        read_folder(folder, f"{place}: {uri}", needs, weights=False)
+
+    folder = download_model(uri, revision, place, check, places.downloads)
     return read_folder(folder, f"{place}: {uri}", needs, revision=folder.name)
 
 

@@ -27,6 +27,7 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.data.table import TableWriter, temporary_folder
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import DataError
+from finetune_trainer.fetching.downloads import Downloads
 from finetune_trainer.tasks import TASKS
 
 FIELD = "spec.dataset"
@@ -73,7 +74,7 @@ class Data:
 
 
 def places_of(config: RunConfig) -> Places:
-    return Places(config.volumes, config.base_folder)
+    return Places(config.volumes, config.base_folder, Downloads.of(config))
 
 
 def load_data(config: RunConfig, folder: Path | None = None) -> Data:

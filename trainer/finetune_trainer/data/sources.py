@@ -118,7 +118,7 @@ def _kept(cell: Any) -> Any:
 def _table(source: Source, places: Places, field_path: str) -> Table:
     split = source.split or SPLIT
     if is_hub(source.uri):
-        return hub.load_table(source, split, f"{field_path}.uri")
+        return hub.load_table(source, split, f"{field_path}.uri", places.downloads)
     path = local_path(source.uri, places, f"{field_path}.uri")
     kind = _format(source, path, field_path)
     if kind in folders.COLUMNS:

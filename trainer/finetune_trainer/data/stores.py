@@ -5,18 +5,24 @@ Credentials and endpoints come from the environment as in each store's own tools
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from finetune_api.fields import uri_scheme
-from finetune_trainer.errors import ConfigError, RunError, Unavailable, nearest
+from finetune_trainer.errors import AuthError, ConfigError, RunError, Unavailable, nearest
+from finetune_trainer.fetching.words import secret_of
 
 if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore
 
 SCHEMES = ("s3", "gs", "az")
@@ -30,6 +36,12 @@ ADDRESS: Mapping[str, str] = {
     "gs": "the bucket's name",
     "az": "the container's name and AZURE_STORAGE_ACCOUNT_NAME",
 }
+ENDPOINTS: Mapping[str, tuple[str, ...]] = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": (),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME"),
+}
+"""Variables that say which bucket of that name is meant; the first that is set counts."""
 METADATA_SERVERS = ("169.254.169.254", "metadata.google.internal")
 """Who is asked for credentials where the environment has none: outside of the cloud nobody answers."""
 RETRIES = 3
@@ -37,23 +49,72 @@ RETRY_SECONDS = 30
 CONNECT_SECONDS = 5
 PARALLEL = 8
 CHUNK = 8 << 20
+PART = ".unfinished"
+"""How the name of a file ends that is not whole yet; it begins with a dot."""
 
 
-def download(uri: str, folder: Path, field_path: str) -> None:
-    """Put what `uri` names into `folder` under its own name: an object, or all below a prefix.
+class Incomplete(Exception):
+    """An object came with other than its bytes."""
 
-    Raises ConfigError if it is not there or not allowed, Unavailable if the store does not answer.
-    """
+
+@dataclass(frozen=True)
+class Item:
+    """An object of a store: its key, its bytes, and what changes with its content."""
+
+    key: str
+    size: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a URI names now: an object, or all below a prefix."""
+
+    uri: str
+    field_path: str
+    store: ObjectStore
+    items: tuple[Item, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(item.size for item in self.items)
+
+    @property
+    def version(self) -> str:
+        """The one object's own version, or a hash over all keys, sizes and versions."""
+        if len(self.items) == 1:
+            return self.items[0].version
+        told = "".join(f"{item.key}\0{item.size}\0{item.version}\n" for item in self.items)
+        return f"sha256:{hashlib.sha256(told.encode()).hexdigest()}"
+
+    def save(self, folder: Path) -> None:
+        """Put it into `folder` under its own name. What an earlier try left there is gone on with.
+
+        Raises Unavailable if the store does not answer, or something changed since it was listed.
+        """
+        bucket, key = _parts(self.uri)
+        base, top = PurePosixPath(key), folder / (PurePosixPath(key).name or bucket)
+        targets = [(item, top / PurePosixPath(item.key).relative_to(base)) for item in self.items]
+        with _explained(self.uri, self.field_path):
+            _in_parallel(lambda stop, item, target: _save(self.store, item, target, stop), targets)
+
+
+def place_of(uri: str) -> str:
+    """The URI with what else says where it leads to: the same bucket's name may be another's elsewhere."""
+    where = next((os.environ[name] for name in ENDPOINTS[uri_scheme(uri)] if os.environ.get(name)), "")
+    return f"{uri} at {where}" if where else uri
+
+
+def look(uri: str, field_path: str) -> Listing:
+    """What `uri` names. Raises ConfigError if it is not there, AuthError or Unavailable if the store says so."""
     bucket, key = _parts(uri)
     with _explained(uri, field_path):
         store = _open(f"{uri_scheme(uri)}://{bucket}")
-        keys = [key] if not uri.endswith("/") and _is_object(store, key) else _below(store, key)
-        if not keys:
+        single = None if uri.endswith("/") else _object(store, key)
+        items = [single] if single is not None else _below(store, key)
+        if not items:
             raise ConfigError("NotFound", f"{field_path}: {uri} does not exist", _neighbours(store, key))
-        base, top = PurePosixPath(key), folder / (PurePosixPath(key).name or bucket)
-        targets = {name: top / PurePosixPath(name).relative_to(base) for name in keys}
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            list(pool.map(lambda name: _save(store, name, targets[name]), keys))
+    return Listing(uri, field_path, store, tuple(sorted(items, key=lambda item: item.key)))
 
 
 def _parts(uri: str) -> tuple[str, str]:
@@ -73,28 +134,64 @@ def _open(url: str) -> ObjectStore:
     )
 
 
-def _is_object(store: ObjectStore, key: str) -> bool:
+def _object(store: ObjectStore, key: str) -> Item | None:
     if not key:
-        return False
+        return None
     try:
-        store.head(key)
+        return _item(store.head(key))
     except FileNotFoundError:
-        return False
-    return True
+        return None
 
 
-def _below(store: ObjectStore, prefix: str) -> list[str]:
+def _below(store: ObjectStore, prefix: str) -> list[Item]:
     """The objects below a prefix, without the empty ones that some tools make for folders."""
     found = [meta for page in store.list(prefix or None) for meta in page]
     folders = {str(parent) for meta in found for parent in PurePosixPath(meta["path"]).parents}
-    return [meta["path"] for meta in found if meta["size"] or meta["path"] not in {*folders, prefix}]
+    return [_item(meta) for meta in found if meta["size"] or meta["path"] not in {*folders, prefix}]
 
 
-def _save(store: ObjectStore, key: str, target: Path) -> None:
+def _item(meta: ObjectMeta) -> Item:
+    version = meta["e_tag"] or f"{meta['size']} bytes of {meta['last_modified'].isoformat()}"
+    return Item(meta["path"], meta["size"], version)
+
+
+def _in_parallel(work: Callable[[threading.Event, Item, Path], None], targets: Sequence[tuple[Item, Path]]) -> None:
+    """Do it for all; when one fails, or we are interrupted, the others stop at their next chunk."""
+    stop, pool = threading.Event(), ThreadPoolExecutor(PARALLEL)
+    try:
+        for done in as_completed([pool.submit(work, stop, item, target) for item, target in targets]):
+            done.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _save(store: ObjectStore, item: Item, target: Path, stop: threading.Event) -> None:
+    """Whole under its name or not there; a part of the same object stays beside it, to go on from."""
+    if target.exists():
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
-        for chunk in store.get(key).stream(min_chunk_size=CHUNK):
+    part = target.with_name(f".{target.name}{PART}")
+    start = part.stat().st_size if part.exists() else 0
+    with part.open("ab") as file:
+        for chunk in _chunks(store, item, start):
             file.write(chunk)
+            if stop.is_set():
+                return
+    if part.stat().st_size != item.size:
+        part.unlink()
+        raise Incomplete(f"{item.key} came as other than its {item.size} bytes")
+    part.rename(target)
+
+
+def _chunks(store: ObjectStore, item: Item, start: int) -> Iterator[bytes]:
+    """The bytes from `start` on, of the version that was listed."""
+    if start >= item.size > 0:
+        return
+    wanted: GetOptions = {"range": {"offset": start}} if start else {}
+    if item.version.startswith('"'):
+        wanted["if_match"] = item.version
+    yield from store.get(item.key, options=wanted).stream(min_chunk_size=CHUNK)
 
 
 def _neighbours(store: ObjectStore, key: str) -> str:
@@ -113,19 +210,22 @@ def _explained(uri: str, field_path: str) -> Iterator[None]:
 
     try:
         yield
-    except (BaseError, FileNotFoundError) as error:
+    except (BaseError, FileNotFoundError, Incomplete) as error:
         raise _in_our_words(error, uri, field_path) from error
 
 
 def _in_our_words(error: Exception, uri: str, field_path: str) -> RunError:
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import PermissionDeniedError, PreconditionError, UnauthenticatedError
 
     text, scheme = str(error), uri_scheme(uri)
+    if isinstance(error, PreconditionError | Incomplete):
+        message = f"{field_path}: {uri} changed while it was read: {text.partition(chr(10))[0]}"
+        return Unavailable("Changed", message, "try again when nobody writes to it")
     status = next(iter(re.findall(r"status code: (\d{3})", text)), None)
     denied = isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in ("401", "403")
     if denied or any(server in text for server in METADATA_SERVERS):
-        hint = f"name a Secret with {CREDENTIALS[scheme]} in secretRef, and check them"
-        return ConfigError("NotAllowed", f"{field_path}: the store does not give out {uri}", hint)
+        hint = f"name a Secret with {CREDENTIALS[scheme]} in {secret_of(field_path)}, and check them"
+        return AuthError("NotAllowed", f"{field_path}: the store does not give out {uri}", hint)
     hint = f"check {ADDRESS[scheme]}"
     if status == "404":
         code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), status)

@@ -11,14 +11,19 @@ from pathlib import Path
 from finetune_api.fields import split_volume_uri, uri_scheme
 from finetune_trainer.data import remote
 from finetune_trainer.errors import ConfigError, nearest
+from finetune_trainer.fetching.downloads import Downloads
 
 
 @dataclass(frozen=True)
 class Places:
-    """What URIs are relative to: the folder of each claim, and the folder of `./path`."""
+    """What URIs are relative to: the folder of each claim, and the folder of `./path`.
+
+    `downloads` is where remote ones are kept for other jobs, too; None where each run has its own.
+    """
 
     volumes: Mapping[str, str] = field(default_factory=dict)
     base_folder: str | None = None
+    downloads: Downloads | None = None
 
 
 def is_hub(uri: str) -> bool:
@@ -38,10 +43,10 @@ def hub_repository(uri: str, field_path: str) -> str:
 def local_path(uri: str, places: Places, field_path: str) -> Path:
     """The path that `uri` names, downloaded if it is elsewhere.
 
-    Raises ConfigError, naming `field_path`, if there is nothing; DataError or Unavailable if a download fails.
+    Raises ConfigError, naming `field_path`, if there is nothing; what `remote.fetch` raises if a download fails.
     """
     if uri_scheme(uri) in remote.SCHEMES:
-        return remote.fetch(uri, field_path)
+        return remote.fetch(uri, field_path, places.downloads)
     path = _path_of(uri, places, field_path)
     if ".." in path.parts:
         raise ConfigError("InvalidUri", f"{field_path}: {uri} leaves its folder", "write the path without ..")
