@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +63,16 @@ class Uploads:
         name = f"{wanted['organization'] or OWNER}/{wanted['name']}"
         if name.partition("/")[0] not in (OWNER, TEAM):
             return Answer.error(403, None, "You don't have the rights to create a model under this namespace")
+        url = f"{self.mirror.url}/{name}"
         if ("models", name) in self.mirror.repositories:
-            return Answer.error(409, None, "You already created this model repo")
+            return replace(Answer.json({"error": "You already created this model repo", "url": url}), status=409)
         repository = Repository(private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
         self.mirror.repositories["models", name] = repository
         folder = self._new_folder(b"first" + name.encode())
         (folder / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
         repository.commits[folder.name] = folder
         repository.branches["main"] = folder.name
-        return Answer.json({"url": f"{self.mirror.url}/{name}"})
+        return Answer.json({"url": url})
 
     def _branch(self, repository: Repository, body: bytes, branch: str) -> Answer:
         if branch in repository.branches:
@@ -133,7 +135,8 @@ class Uploads:
                 (folder / value["path"]).write_bytes(content)
         repository.commits[folder.name] = folder
         repository.branches[branch] = folder.name
-        return Answer.json({"commitOid": folder.name, "commitUrl": f"{self.mirror.url}/commit/{folder.name}"})
+        name = next(name for (_, name), known in self.mirror.repositories.items() if known is repository)
+        return Answer.json({"commitOid": folder.name, "commitUrl": f"{self.mirror.url}/{name}/commit/{folder.name}"})
 
     def _new_folder(self, content: bytes) -> Path:
         folder = self.folder / "commits" / hashlib.sha1(content).hexdigest()
