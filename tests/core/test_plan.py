@@ -213,6 +213,13 @@ def refused(job: AJob, runtimes: Runtimes = RUNTIMES) -> Refused:
             id="host access",
         ),
         pytest.param(
+            a_job().with_policy(rules=[{"name": "bad", "onLogPatterns": ["ok", "(?=no)"], "action": "Fail"}]),
+            RUNTIMES,
+            "InvalidSpec",
+            "spec.runPolicy.rules[0].onLogPatterns[1]: '(?=no)' is no regular expression of RE2",
+            id="a pattern that RE2 does not have",
+        ),
+        pytest.param(
             a_job().with_nodes(2).with_spec(elastic={"minNodes": 3}),
             RUNTIMES,
             "InvalidSpec",

@@ -24,6 +24,7 @@ from finetune_operator.core.job import Job, without_nulls
 from finetune_operator.core.layers import Runtime, Runtimes, layered, volumes_of
 from finetune_operator.core.limits import Bound, Layer, images_of, problems_of_limits
 from finetune_operator.core.podtemplate import problems_of_template
+from finetune_operator.core.rules import problems_of_rules
 from finetune_operator.core.text import cut, failure
 
 __all__ = ["Plan", "Refused", "Runtime", "Runtimes", "claims", "freeze", "plan", "thaw", "wanted_runtime"]
@@ -158,7 +159,8 @@ def _resolve(job: Job, runtimes: Runtimes) -> FineTuneJobSpec | Refused:
     except ValidationError as error:
         found = problems_of(error, FineTuneJobSpec)
         return Refused(_invalid("InvalidSpec", [_below("spec", problem) for problem in found]))
-    if problems := [*_relative_paths(spec), *_problems_of_elastic(spec)]:
+    rules = problems_of_rules(spec.run_policy.rules, "spec.runPolicy.rules")
+    if problems := [*_relative_paths(spec), *_problems_of_elastic(spec), *rules]:
         return Refused(_invalid("InvalidSpec", problems))
     if problems := _beyond_limits(job, runtimes, spec):
         return Refused(_invalid("LimitExceeded", problems))
