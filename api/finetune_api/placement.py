@@ -68,7 +68,7 @@ class Scheduling(Document):
     priority_class_name: ObjectName | None = Field(None, description="PriorityClass of the pods.")
     gang: Gang = Field(
         Gang.AUTO,
-        description="Who places all pods or none. Auto is Kueue with a queueName, else the default scheduler.",
+        description="Who places all pods or none. Auto is Kueue with a queueName, else by podTemplate's schedulerName.",
     )
     topology: Topology = Topology()
 
