@@ -47,15 +47,16 @@ def plan_of(namespace: str, scheduling: dict[str, Any], pod: dict[str, Any]) -> 
     ],
 )
 def test_the_api_server_takes_every_child_and_pod(
-    cluster: Access, namespace: str, scheduling: dict[str, Any], pod: dict[str, Any]
+    cluster: Access, module_namespace: str, scheduling: dict[str, Any], pod: dict[str, Any]
 ) -> None:
     """But for PodGroups, whose kind is not installed here."""
-    plan = plan_of(namespace, scheduling, pod)
+    plan = plan_of(module_namespace, scheduling, pod)
     children = [*manifests(plan, ENDPOINT), fetch_manifests(plan, ENDPOINT)[1]]
     known = [child for child in children if child["kind"] != "PodGroup"]
-    for made in [*known, *(pod_of(child) for child in known if child["kind"] == "Job")]:
-        text = json.dumps(made)
-        cluster.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=text)
+    pods = [pod_of(child) for child in known if child["kind"] == "Job"]
+    text = "\n---\n".join(json.dumps(made) for made in (*known, *pods))
+    answer = cluster.kubectl("create", "--dry-run=server", "--validate=strict", "--filename=-", stdin=text)
+    assert answer.count("created (server dry run)") == len(known) + 2
 
 
 def pod_of(job: dict[str, Any]) -> dict[str, Any]:
