@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic.alias_generators import to_camel
@@ -16,6 +17,12 @@ from finetune_api.placement import Parallelism, Resources
 from finetune_api.policy import CheckpointPolicy, OutputPolicy, RunPolicy
 from finetune_api.tracking import Tracking
 from finetune_api.training import Training
+
+LATER_FIELDS = ("cache_folder", "own_program", "hang_timeout_seconds")
+"""Fields, `section.field` below one, that a RunConfig did not have at first, and that older trainers refuse.
+
+Whoever adds a field adds it here, and keeps its default.
+"""
 
 
 class JobIdentity(Document):
@@ -81,10 +88,10 @@ class RunConfig(Document):
         }
         return cls(**(sections | elsewhere | rest))
 
-    def for_any_trainer(self) -> dict[str, Any]:
+    def for_any_trainer(self, later: Sequence[str] = LATER_FIELDS) -> dict[str, Any]:
         """The document for a trainer of an older version: it lacks nothing but the features that are asked for."""
         document = self.to_dict()
-        for path in LATER_FIELDS:
+        for path in later:
             *sections, field = path.split(".")
             owner: Any = self
             part = document
@@ -93,10 +100,3 @@ class RunConfig(Document):
             if getattr(owner, field) == type(owner).model_fields[field].default:
                 part.pop(to_camel(field), None)
         return document
-
-
-LATER_FIELDS = ("cache_folder", "own_program", "hang_timeout_seconds")
-"""Fields, `section.field` below one, that a RunConfig did not have at first, and that older trainers refuse.
-
-Whoever adds a field adds it here, and keeps its default.
-"""
