@@ -81,7 +81,7 @@ def test_the_trainer_understands_the_environment_that_the_operator_gives(tmp_pat
     assert read_settings([], environment) == Settings(
         run_config=Path("/etc/finetune/run.json"),
         node_rank=1,
-        master_address=f"{PLAN.name}-0.{PLAN.name}",
+        master_address=f"{PLAN.name}-0.{PLAN.service}",
         master_port=names.MASTER_PORT,
         pod_name=f"<{names.ENV_POD_NAME}>",
         node_name=f"<{names.ENV_NODE_NAME}>",
