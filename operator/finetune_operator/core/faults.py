@@ -12,7 +12,7 @@ from finetune_operator.core.lastwords import LastWords, last_words
 from finetune_operator.core.manifests import RULE_CLASSES
 from finetune_operator.core.observe import Bucket, Ended, JobEnd, JobState, Observed, Pod
 from finetune_operator.core.obstacles import Obstacle, of_pod, of_refusal
-from finetune_operator.core.text import failure, signal_of, tail
+from finetune_operator.core.text import failure, signal_of
 from finetune_operator.core.times import seconds
 
 ENDED_BY_DELETION = frozenset({75, 137, 143})
@@ -262,7 +262,6 @@ def _fault_of(end: End, namespace: str) -> Fault:
         "rank": pod.rank if said.rank is None else said.rank,
         "exit_code": code,
         "signal": said.signal or signal_of(code),
-        "log_tail": tail(said.log_tail),
     }
     return Fault(said.model_copy(update=where), outcome)
 

@@ -284,7 +284,7 @@ PLACES = (
         r"",
         FailureClass.UNSCHEDULABLE,
         "Unschedulable",
-        "ask for less, or for nodes that there are: kubectl describe nodes",
+        "ask for less, or for nodes that there are (kubectl describe nodes)",
         waits=True,
     ),
 )

@@ -37,7 +37,7 @@ class Finding:
 
 
 REPAIR = "drain and repair the node: kubectl describe node {node}"
-SMALLER = "lower spec.training.trainBatchSize or maxLength, or ask for a device with more memory"
+SMALLER = "use smaller batches or shorter sequences, or a device with more memory"
 CREDENTIALS = "check the Secret that secretRef names, its keys, and what they may read and write"
 REACH = "check that pods reach it; it is tried again"
 OTHERS = "see how the other pods ended"
@@ -110,7 +110,7 @@ CATALOGUE = (
     Symptom(
         FailureClass.OUT_OF_MEMORY_HOST,
         "OutOfMemoryHost",
-        "raise spec.resources.memory, or lower spec.training.trainBatchSize or maxLength",
+        "raise spec.resources.memory, or let the program use less",
         (
             r"DefaultCPUAllocator: (?:can't allocate|not enough) memory",  # PyTorch
             r"DataLoader worker \(pid \d+\) is killed by signal: Killed",
@@ -134,7 +134,7 @@ CATALOGUE = (
     Symptom(
         FailureClass.CONFIG_ERROR,
         "RepositoryNotFound",
-        "check spec.model.uri and the data's URIs; a private repository needs HF_TOKEN in the Secret of secretRef",
+        "check the repository's name; a private one needs HF_TOKEN, from the Secret that secretRef names",
         (r"RepositoryNotFoundError|Repository Not Found for url",),  # huggingface_hub
         logged=False,
     ),
