@@ -168,7 +168,19 @@ REFUSED: list[Any] = [
         id="parts of GPUs past gpusPerNode",
     ),
     pytest.param(
-        with_pod(resourceClaims=[{"name": "gpus", "resourceClaimTemplateName": "eight"}]),
+        {
+            "resources": {"gpuResource": "example.com/card"},
+            **with_pod(containers=[{"name": "trainer", "resources": {"limits": {"example.com/card": 2}}}]),
+        },
+        built_on(default(maxGpus=4)),
+        [f"{POD}.containers[0].resources.limits[example.com/card]: 2 is not counted"],
+        id="GPUs of another name past gpusPerNode",
+    ),
+    pytest.param(
+        with_pod(
+            resourceClaims=[{"name": "gpus", "resourceClaimTemplateName": "eight"}],
+            containers=[{"name": "trainer", "resources": {"claims": [{"name": "gpus"}]}}],
+        ),
         built_on(default(maxGpus=4)),
         [f"{POD}.resourceClaims: a claim of devices is not counted by limits.maxGpus {OF_DEFAULT}, 4"],
         id="GPUs by a claim",

@@ -156,7 +156,7 @@ def _listed(values: Sequence[str]) -> str:
 
 def fits(pattern: str, text: str) -> bool:
     """Whether `text` is `pattern`, in which * stands for any text."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text) is not None
 
 
 def is_below(path: str, folder: str) -> bool:
