@@ -443,6 +443,7 @@ def test_of_many_missing_pods_five_are_named() -> None:
         "and 59 more"
     )
     assert failure.hint == (
-        "ask for less, or for nodes that there are (kubectl describe nodes), or raise spec.runPolicy.startTimeoutSeconds"
+        "ask for less, or for nodes that there are (kubectl describe nodes), or raise "
+        "spec.runPolicy.startTimeoutSeconds"
     )
     assert (failure.rank, failure.pod) == (0, "reviews-0")
