@@ -4,41 +4,16 @@ from typing import Any
 
 import pytest
 
-from finetune_api.progress import Budget, Failure, FailureClass
-from finetune_api.status import AttemptRecord, Nodes, Phase, Restarts, Run, Status
-from finetune_operator.core.decide import Decision, Situation, backoff_seconds, decide, refused_by_server
-from finetune_operator.core.job import current_run, spec_hash
-from finetune_operator.core.observe import Children, observe
-from finetune_operator.core.plan import Plan, Runtimes, plan
-from support.builders import NOW, RUNTIMES, AChildJob, AJob, APod, a_child_job, a_job, a_pod
+from finetune_api.progress import Failure, FailureClass
+from finetune_api.status import Phase, Restarts
+from finetune_operator.core.decide import Decision, decide, refused_by_server
+from support.builders import AChildJob, AJob, APod, AWorkload, a_child_job, a_job, a_pod
+from support.situations import in_attempt, over, situation
 
 FIRST = "reviews-0a1b2-r1a1"
 
 
-def in_attempt(job: AJob, attempt: int = 1, **status: Any) -> AJob:
-    """A job whose attempt is under way."""
-    run = Run(index=1, generation=1, spec_hash=spec_hash(job.job.spec))
-    known = {"phase": Phase.RUNNING, "run": run, "attempt": attempt, "nodes": Nodes(desired=2, ready=2)}
-    return job.with_status(Status.model_validate({**known, **status}))
-
-
-def over(attempt: int = 1, result: str = "Failed", at: str = NOW) -> AttemptRecord:
-    return AttemptRecord(run=1, attempt=attempt, result=result, end_time=at)
-
-
-def situation(job: AJob, *seen: APod | AChildJob, now: str = NOW, runtimes: Runtimes = RUNTIMES) -> Situation:
-    children = Children(
-        jobs=tuple(one.manifest for one in seen if isinstance(one, AChildJob)),
-        pods=tuple(one.manifest for one in seen if isinstance(one, APod)),
-    )
-    current = current_run(job.job)
-    made = plan(job.job, current.run.index, runtimes)
-    if isinstance(made, Plan) and current.started:
-        made = made.with_attempt(current.attempt)
-    return Situation(job.job, current, made, observe(children, now, 120), now)
-
-
-def decided(job: AJob, *seen: APod | AChildJob, **more: Any) -> Decision:
+def decided(job: AJob, *seen: APod | AChildJob | AWorkload, **more: Any) -> Decision:
     return decide(situation(job, *seen, **more))
 
 
@@ -97,8 +72,10 @@ FAULT = Failure(class_=FailureClass.CODE_ERROR, reason="CodeError", message="boo
             id="still running",
         ),
         pytest.param(
-            in_attempt(TWO, phase="Restarting", failure=FAULT.to_dict()),
-            (a_child_job(), a_pod()),
+            in_attempt(
+                TWO, 2, phase="Restarting", failure=FAULT.to_dict(), history=[over(reason="CodeError").to_dict()]
+            ),
+            (a_child_job(2), a_pod().of_attempt(2)),
             Phase.RESTARTING,
             "CodeError",
             id="restarting until all pods run",
@@ -142,25 +119,13 @@ def test_a_restart_waits_for_its_back_off() -> None:
     job = in_attempt(
         TWO,
         phase="Restarting",
-        history=[over().to_dict()],
+        history=[over(class_="CodeError", reason="CodeError").to_dict()],
         failure=FAULT.to_dict(),
         restarts=Restarts(total=2, program=2).to_dict(),
     )
     early, late = "2026-11-21T10:00:05Z", "2026-11-21T10:00:20Z"
     assert (decided(job, now=early).start, decided(job, now=early).requeue_after) == (None, 15)
     assert decided(job, now=late).start is not None
-
-
-@pytest.mark.parametrize(
-    ("budget", "before", "delays"),
-    [
-        pytest.param(Budget.PROGRAM, "program", [10, 20, 40, 80, 160, 300, 300], id="program"),
-        pytest.param(Budget.INFRASTRUCTURE, "infra", [0, 1, 2, 3, 4, 5, 5], id="infrastructure"),
-        pytest.param(Budget.FINAL, "program", [0, 0], id="final"),
-    ],
-)
-def test_back_off(budget: Budget, before: str, delays: list[float]) -> None:
-    assert [backoff_seconds(budget, Restarts(**{before: n})) for n in range(len(delays))] == delays
 
 
 @pytest.mark.parametrize(
@@ -188,12 +153,10 @@ def test_jobs_that_still_run_are_stopped_before_the_next_attempt() -> None:
     assert (decision.stop, decision.start, decision.requeue_after) == ((FIRST,), None, 30)
 
 
-def test_an_attempt_that_was_made_before_a_crash_is_not_stopped() -> None:
+def test_an_attempt_that_was_made_before_a_crash_goes_on() -> None:
     restarting = in_attempt(TWO, phase="Restarting", history=[over(at="2026-11-21T09:00:00Z").to_dict()])
     decision = decided(restarting, a_child_job().failed(), a_child_job(2), a_pod().of_attempt(2))
-    assert decision.stop == ()
-    assert decision.start is not None
-    assert decision.start.attempt == 2
+    assert (decision.phase, decision.stop, decision.start) == (Phase.RESTARTING, (), None)
 
 
 def test_success_without_the_trainers_words_is_looked_at_again() -> None:

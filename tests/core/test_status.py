@@ -1,6 +1,5 @@
 """`status`: honest conditions for every phase, nothing that the schema refuses, no write without news."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,31 +8,18 @@ from hypothesis import strategies as st
 
 from finetune_api.progress import Checkpoint, Failure, FailureClass, Outcome, Output, Progress, Result
 from finetune_api.status import AttemptRecord, Condition, ConditionType, Nodes, Phase, Restarts, Run, Status
-from finetune_operator.core.decide import Decision, Situation, decide
+from finetune_operator.core.decide import Decision, decide
 from finetune_operator.core.job import current_run, read_status
 from finetune_operator.core.observe import Children, Observed, observe
 from finetune_operator.core.plan import plan
 from finetune_operator.core.report import Report
+from finetune_operator.core.situation import Situation
 from finetune_operator.core.status import merge_patch, status, transitions, write_in
 from support.builders import NOW, RUNTIMES, AChildJob, APod, a_child_job, a_job, a_pod
+from support.kstatus import kstatus
 
 LATER = "2026-11-21T11:00:00Z"
 FAULT = Failure(class_=FailureClass.CODE_ERROR, reason="CodeError", message="boom")
-
-
-def kstatus(manifest: Mapping[str, Any]) -> str:
-    """As kstatus's generic algorithm computes it, which Flux and kpt wait by."""
-    if "deletionTimestamp" in manifest["metadata"]:
-        return "Terminating"
-    told = manifest.get("status", {})
-    if told.get("observedGeneration", manifest["metadata"]["generation"]) != manifest["metadata"]["generation"]:
-        return "InProgress"
-    true = {item["type"]: item["status"] for item in told.get("conditions", [])}
-    if true.get("Reconciling") == "True":
-        return "InProgress"
-    if true.get("Stalled") == "True":
-        return "Failed"
-    return "Current" if true.get("Ready", "True") == "True" else "InProgress"
 
 
 def made(decision: Decision, before: Status | None = None, now: str = NOW) -> Status:
@@ -48,7 +34,7 @@ def made(decision: Decision, before: Status | None = None, now: str = NOW) -> St
     [
         (Phase.PENDING, False, "InProgress", {"Ready": "False", "Reconciling": "True"}),
         (Phase.PENDING, True, "Failed", {"Ready": "False", "Stalled": "True"}),
-        (Phase.QUEUED, False, "Current", {"Ready": "True"}),
+        (Phase.QUEUED, False, "Current", {"Ready": "True", "Running": "False"}),
         (Phase.RUNNING, False, "Current", {"Ready": "True", "Running": "True"}),
         (Phase.RESTARTING, False, "Current", {"Ready": "True", "Running": "False"}),
         (Phase.SUSPENDED, False, "Current", {"Ready": "True", "Running": "False", "Suspended": "True"}),
@@ -93,6 +79,16 @@ TURNED = Condition(type="Ready", status="True", reason="Training", message="a", 
         pytest.param({}, {}, 0, None, id="no news"),
         pytest.param({}, {"phase": Phase.SUCCEEDED}, 0, 0, id="a phase is told at once"),
         pytest.param({}, {"attempt": 2}, 0, 0, id="an attempt is told at once"),
+        pytest.param(
+            {"phase": Phase.RESTARTING}, {"attempt": 2}, 0, 60, id="that of a restart waits, until its pods run"
+        ),
+        pytest.param(
+            {"phase": Phase.RESTARTING},
+            {"attempt": 2, "checkpoint": Checkpoint(step=9)},
+            0,
+            0,
+            id="unless the last one's pods have saved more since",
+        ),
         pytest.param({}, {"failure": FAULT}, 0, 0, id="a failure is told at once"),
         pytest.param({}, {"progress": Progress(step=1)}, 4, 11, id="progress waits"),
         pytest.param({}, {"progress": Progress(step=1)}, 15, 0, id="until fifteen seconds are over"),

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from finetune_api.status import Status
 from finetune_operator.shell import errors, handlers
-from finetune_operator.shell.cluster import BATCH_JOB, JOB, POD, RUNTIME, Manifest
+from finetune_operator.shell.cluster import BATCH_JOB, JOB, POD, RUNTIME, WORKLOAD, Manifest
 from finetune_operator.shell.metrics import Metrics
 from finetune_operator.shell.operator import Operator
 from finetune_operator.shell.settings import Settings
@@ -109,4 +109,5 @@ def test_only_children_of_ours_are_watched_among_jobs_and_pods() -> None:
     }
     found = {plural: selectors.collect(resource) for plural, resource in resources.items()}
     managed = ["app.kubernetes.io/managed-by=finetune-operator"]
-    assert found == {"finetunejobs": [], "finetuneruntimes": [], BATCH_JOB.plural: managed, POD.plural: managed}
+    others = {"finetunejobs": [], "finetuneruntimes": [], WORKLOAD.plural: []}
+    assert found == {**others, BATCH_JOB.plural: managed, POD.plural: managed}

@@ -78,8 +78,9 @@ def a_job(name: str = "reviews", namespace: str = "team-a", uid: str = UID) -> A
     )
 
 
-def _labels(run: int, attempt: int, job: str) -> Manifest:
+def _labels(run: int, attempt: int, job: str, role: str) -> Manifest:
     return {
+        names.LABEL_ROLE: role,
         names.LABEL_JOB: job,
         names.LABEL_RUN: str(run),
         names.LABEL_ATTEMPT: str(attempt),
@@ -103,10 +104,24 @@ class APod:
     container: str = names.CONTAINER
     deleted: Manifest = field(default_factory=dict)
     status: Manifest = field(default_factory=dict)
+    role: str = names.ROLE_TRAIN
+    created: str = NOW
 
     @property
     def name(self) -> str:
-        return f"{names.attempt_name(self.job, UID, self.run, self.attempt)}-{self.rank}-abcde"
+        attempt = names.attempt_name(self.job, UID, self.run, self.attempt)
+        of = names.fetch_name(attempt) if self.role == names.ROLE_FETCH else attempt
+        return f"{of}-{self.rank}-abcde"
+
+    def that_fetches(self) -> APod:
+        """The pod that downloads, instead of one that trains."""
+        return replace(self, role=names.ROLE_FETCH)
+
+    def born(self, at: str) -> APod:
+        return replace(self, created=at)
+
+    def on(self, node: str) -> APod:
+        return replace(self, node=node)
 
     def of_attempt(self, attempt: int, run: int = 1) -> APod:
         return replace(self, run=run, attempt=attempt)
@@ -161,7 +176,8 @@ class APod:
                 "name": self.name,
                 "namespace": self.namespace,
                 "uid": f"uid-of-{self.name}",
-                "labels": _labels(self.run, self.attempt, self.job),
+                "labels": _labels(self.run, self.attempt, self.job, self.role),
+                "creationTimestamp": self.created,
                 "annotations": {INDEX_ANNOTATION: str(self.rank)},
                 **self.deleted,
             },
@@ -188,10 +204,26 @@ class AChildJob:
     job: str = "reviews"
     namespace: str = "team-a"
     conditions: tuple[Manifest, ...] = ()
+    role: str = names.ROLE_TRAIN
+    nodes: int = 2
+    suspend: bool = False
+    started: str | None = NOW
 
     @property
     def name(self) -> str:
-        return names.attempt_name(self.job, UID, self.run, self.attempt)
+        attempt = names.attempt_name(self.job, UID, self.run, self.attempt)
+        return names.fetch_name(attempt) if self.role == names.ROLE_FETCH else attempt
+
+    def that_fetches(self) -> AChildJob:
+        """The Job that downloads, instead of the one that trains."""
+        return replace(self, role=names.ROLE_FETCH, nodes=1)
+
+    def held_back(self) -> AChildJob:
+        """Suspended by its queue."""
+        return replace(self, suspend=True, started=None)
+
+    def let_go(self, at: str = NOW) -> AChildJob:
+        return replace(self, suspend=False, started=at)
 
     def complete(self) -> AChildJob:
         return replace(self, conditions=({"type": "Complete", "status": "True"},))
@@ -217,12 +249,44 @@ class AChildJob:
                 "name": self.name,
                 "namespace": self.namespace,
                 "uid": f"uid-of-{self.name}",
-                "labels": _labels(self.run, self.attempt, self.job),
+                "labels": _labels(self.run, self.attempt, self.job, self.role),
                 "creationTimestamp": NOW,
             },
-            "status": {"conditions": list(self.conditions)},
+            "spec": {"suspend": self.suspend, "completions": self.nodes},
+            "status": {
+                "conditions": list(self.conditions),
+                **({"startTime": self.started} if self.started else {}),
+            },
         }
 
 
 def a_child_job(attempt: int = 1, run: int = 1) -> AChildJob:
     return AChildJob(attempt, run)
+
+
+@dataclass(frozen=True)
+class AWorkload:
+    """What Kueue says of a child Job; admitted, if nothing else is said."""
+
+    of: AChildJob
+    conditions: tuple[Manifest, ...] = ()
+
+    def waiting(self, message: str, reason: str = "Pending") -> AWorkload:
+        condition = {"type": "QuotaReserved", "status": "False", "reason": reason, "message": message}
+        return replace(self, conditions=(condition,))
+
+    def evicted(self, reason: str, message: str) -> AWorkload:
+        condition = {"type": "Evicted", "status": "True", "reason": reason, "message": message}
+        return replace(self, conditions=(condition, *self.conditions))
+
+    @property
+    def manifest(self) -> Manifest:
+        return {
+            "metadata": {
+                "name": f"job-{self.of.name}",
+                "namespace": self.of.namespace,
+                "uid": f"uid-of-workload-{self.of.name}",
+                "ownerReferences": [{"kind": "Job", "name": self.of.name}],
+            },
+            "status": {"conditions": list(self.conditions)},
+        }

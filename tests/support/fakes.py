@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from finetune_operator.shell.cluster import (
     RUNTIME,
     SECRET,
     SERVICE,
+    WORKLOAD,
     Kind,
     Listing,
     Manifest,
@@ -32,9 +33,9 @@ from finetune_operator.shell.cluster import (
 from finetune_operator.shell.metrics import Metrics
 from finetune_operator.shell.reconcile import Reconciler
 from finetune_operator.shell.store import WATCHED, Key, Store
-from support.builders import ENDPOINT, NOW, AChildJob, AJob, APod
+from support.builders import ENDPOINT, NOW, AChildJob, AJob, APod, AWorkload
 
-KINDS = (JOB, RUNTIME, BATCH_JOB, POD, SERVICE, CONFIG_MAP, SECRET, NODE, EVENT, LEASE)
+KINDS = (JOB, RUNTIME, BATCH_JOB, POD, SERVICE, CONFIG_MAP, SECRET, NODE, EVENT, LEASE, WORKLOAD)
 KIND_NAMES = {"FineTuneJob": JOB, "FineTuneRuntime": RUNTIME}
 
 
@@ -62,13 +63,14 @@ class FakeCluster:
     after: Callable[[str], None] = lambda _: None
     _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> Listing:
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "", fields: str = "") -> Listing:
         self.reads.append(f"list {kind.plural}")
-        wanted = dict(part.split("=") for part in selector.split(",") if part)
+        wanted, values = (dict(part.split("=") for part in text.split(",") if part) for text in (selector, fields))
         found = [
             _copy(body)
             for (its_kind, its_namespace, _), body in self.objects.items()
             if its_kind is kind and namespace in (None, its_namespace) and wanted.items() <= _labels(body).items()
+            if all(body.get(name) == value for name, value in values.items())
         ]
         return Listing(found, next(self._versions))
 
@@ -201,11 +203,18 @@ class World:
         metadata = {"name": name, "namespace": namespace, "uid": f"runtime-{namespace}-{name}"}
         self.cluster.put(RUNTIME, {"metadata": metadata, "spec": spec})
 
-    def has(self, *objects: APod | AChildJob) -> None:
-        """The state that kubelets and the Job controller bring their objects to."""
+    def has(self, *objects: APod | AChildJob | AWorkload) -> None:
+        """The state that kubelets, the Job controller and Kueue bring their objects to."""
+        kinds = {APod: POD, AChildJob: BATCH_JOB, AWorkload: WORKLOAD}
         for one in objects:
-            kind = POD if isinstance(one, APod) else BATCH_JOB
-            self.cluster.put(kind, one.manifest)
+            self.cluster.put(kinds[type(one)], one.manifest)
+
+    def warned(self, name: str, reason: str, message: str) -> None:
+        """An Event of a controller or a kubelet about an object of this name."""
+        involved = {"namespace": "team-a", "name": name}
+        told = {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": self.now}
+        metadata = {"namespace": "team-a", "name": f"{name}.{reason}"}
+        self.cluster.put(EVENT, {"metadata": metadata, "involvedObject": involved, **told})
 
     def gone(self, *pods: APod) -> None:
         """Deleted, after the watch told of their last state."""
@@ -213,9 +222,9 @@ class World:
             manifest = pod.manifest
             self.cluster.objects.pop((POD, manifest["metadata"]["namespace"], manifest["metadata"]["name"]), None)
 
-    def watch(self) -> None:
-        """The watches bring the store up to date."""
-        for kind in WATCHED:
+    def watch(self, kinds: Iterable[Kind] = WATCHED) -> None:
+        """The watches of these kinds bring the store up to date."""
+        for kind in kinds:
             listing = Listing(_copy(self.cluster.of(kind)), next(self.cluster._versions))
             self.store.replace(kind, listing, within=None)
 
@@ -242,7 +251,8 @@ class World:
         return writes
 
     def events(self) -> list[str]:
-        return [body["reason"] for body in self.cluster.of(EVENT)]
+        """Those that the operator told, in their order."""
+        return [body["reason"] for body in self.cluster.of(EVENT) if body.get("reportingComponent")]
 
     def names(self, kind: Kind) -> list[str]:
         return sorted(body["metadata"]["name"] for body in self.cluster.of(kind))

@@ -6,60 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from finetune_api.names import attempt_name
-from finetune_api.progress import BUDGETS, Budget, Failure, FailureClass, Outcome
-from finetune_api.status import TERMINAL, Phase, Restarts
-from finetune_operator.core.faults import Fault, fault
-from finetune_operator.core.job import CurrentRun, Job
-from finetune_operator.core.observe import Bucket, JobState, Observed, Pod
+from finetune_api.names import attempt_name, run_service_name
+from finetune_api.progress import Budget, Failure, FailureClass, Outcome
+from finetune_api.status import TERMINAL, Phase
+from finetune_operator.core import elastic
+from finetune_operator.core.budgets import Verdict, backoff_seconds, judge, of_this_kind
+from finetune_operator.core.exclusion import avoided_nodes
+from finetune_operator.core.faults import WORDS, Fault, blocked, fault, not_started
+from finetune_operator.core.observe import Bucket, JobState, Pod
 from finetune_operator.core.plan import Plan, Refused
+from finetune_operator.core.rules import matching_rule
+from finetune_operator.core.situation import Situation
 from finetune_operator.core.text import failure
 from finetune_operator.core.times import elapsed
+from finetune_operator.core.usage import running_seconds, seconds_in
 
-FIRST_BACKOFF_SECONDS: Final = 10
-MAX_BACKOFF_SECONDS: Final = 300
-MAX_INFRA_BACKOFF_SECONDS: Final = 5
 GATE_SECONDS: Final = 30
 """How soon to look again where pods must go first; their events usually come before."""
+FIRST_LOOK_SECONDS: Final = 2
+"""How soon to ask why there are no pods yet: a quota refuses them at once, and only an Event tells."""
+MAX_LOOK_SECONDS: Final = 300
 CHILD_INVALID: Final = "ChildInvalid"
 SUSPENDED: Final = "Suspended"
-
-
-@dataclass(frozen=True)
-class Situation:
-    """All that a decision is made from."""
-
-    job: Job
-    current: CurrentRun
-    plan: Plan | Refused | None
-    observed: Observed
-    now: str
-
-    @property
-    def index(self) -> int:
-        return self.current.run.index
-
-    @property
-    def attempt(self) -> int:
-        return self.current.attempt
-
-    @property
-    def state(self) -> JobState:
-        return self.observed.state(self.index, self.attempt)
-
-    @property
-    def pods(self) -> tuple[Pod, ...]:
-        return self.observed.of(self.index, self.attempt)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the current attempt is over and counted."""
-        records = self.job.status.history
-        return any((record.run, record.attempt) == (self.index, self.attempt) for record in records)
-
-    @property
-    def restarts(self) -> Restarts:
-        return (self.current.started and self.job.status.restarts) or Restarts()
 
 
 @dataclass(frozen=True)
@@ -69,7 +37,14 @@ class Closed:
     result: str
     failure: Failure | None = None
     outcome: Outcome | None = None
+    restart: bool = False
+    """Whether the next attempt is a restart, which counts against `budget` if there is one."""
     budget: Budget | None = None
+    exclude_node: bool = False
+    reason: str | None = None
+    message: str | None = None
+    nodes: int | None = None
+    """Nodes that could be had, where the attempt ended for lack of more."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +56,8 @@ class Decision:
     message: str = ""
     start: Plan | None = None
     """Create the children of this attempt."""
+    fetch: bool = False
+    """Of those to start, only the one that downloads."""
     stop: tuple[str, ...] = ()
     """Delete these Jobs."""
     clean: tuple[str, ...] = ()
@@ -94,6 +71,8 @@ class Decision:
     confirm: bool = False
     """Read the children again first: a watch may be behind, and this cannot be taken back."""
     requeue_after: float | None = None
+    look: bool = False
+    """Read the Events about the children first: they may tell why there are no pods, or why those do not start."""
 
 
 Rule = Callable[[Situation], Decision | None]
@@ -104,7 +83,7 @@ def decide(situation: Situation) -> Decision:
         decision = rule(situation)
         if decision is not None:
             return decision
-    return _running(situation)
+    return _going_on(situation)
 
 
 def _finished(s: Situation) -> Decision | None:
@@ -113,13 +92,19 @@ def _finished(s: Situation) -> Decision | None:
         return None
     keep = Decision(status.phase, "", keep=True)
     ttl = s.job.policy.ttl_seconds_after_finished
-    if ttl is None or status.completion_time is None or not s.observed.jobs:
+    if ttl is None or status.completion_time is None or not s.children:
         return keep
     left = ttl - elapsed(status.completion_time, s.now)
     if left > 0:
         return Decision(status.phase, "", keep=True, requeue_after=left)
+    return Decision(status.phase, "", keep=True, clean=_all_names(s))
+
+
+def _all_names(s: Situation) -> tuple[str, ...]:
+    """Names of all children that the job can have left."""
     attempts = {attempt_name(s.job.name, s.job.uid, s.index, number) for number in range(1, s.attempt + 1)}
-    return Decision(status.phase, "", keep=True, clean=tuple(sorted(attempts | {job.name for job in s.observed.jobs})))
+    services = {run_service_name(s.job.name, s.job.uid, run) for run in {s.index, *(job.run for job in s.children)}}
+    return tuple(sorted(attempts | services | {job.name for job in s.children}))
 
 
 def _not_started(s: Situation) -> Decision | None:
@@ -143,7 +128,7 @@ def _stalled(phase: Phase, failure: Failure) -> Decision:
 
 
 def _succeeded(s: Situation) -> Decision | None:
-    if s.closed or s.state is not JobState.COMPLETE:
+    if s.closed or s.fetching or s.state is not JobState.COMPLETE:
         return None
     first = next((pod for pod in s.pods if pod.rank == 0 and pod.bucket is Bucket.SUCCEEDED), None)
     outcome = first.ended.outcome if first and first.ended else None
@@ -168,37 +153,38 @@ def _success_message(s: Situation, outcome: Outcome | None) -> str:
 def _suspend(s: Situation) -> Decision | None:
     if not s.job.policy.suspend or (s.state is JobState.FAILED and not s.closed):
         return None
-    stop = () if s.state is JobState.ABSENT else (_name(s, s.attempt),)
     closed = None if s.closed else Closed(SUSPENDED)
     waiting = any(pod.live for pod in s.pods)
     message = "pods are saving their state" if waiting else "the hardware is given back"
-    return Decision(Phase.SUSPENDED, SUSPENDED, message, stop=stop, closed=closed)
+    return Decision(Phase.SUSPENDED, SUSPENDED, message, stop=_stoppable(s), closed=closed)
 
 
-def _name(s: Situation, attempt: int) -> str:
-    return attempt_name(s.job.name, s.job.uid, s.index, attempt)
+def _stoppable(s: Situation) -> tuple[str, ...]:
+    """Jobs up to the current attempt's that are not over. A later one may be there after a crash, and is wanted."""
+    current = (s.index, s.attempt)
+    jobs = (job for job in s.children if job.state in (JobState.ACTIVE, JobState.SUSPENDED))
+    return tuple(job.name for job in jobs if (job.run, job.attempt) <= current)
+
+
+def _fetched(s: Situation) -> Decision | None:
+    """The downloads are there: now the hardware for training is asked for."""
+    if s.closed or not s.fetching or s.state is not JobState.COMPLETE or not isinstance(s.plan, Plan):
+        return None
+    return _create(s, s.attempt, _sized(s, s.plan.with_attempt(s.attempt)), fetch=False)
 
 
 def _failed(s: Situation) -> Decision | None:
     if s.closed or not s.current.started:
         return None
-    found = fault(s.observed, s.index, s.attempt, s.job.namespace)
-    if found is None:
-        return None
-    exhausted = _exhausted(s, found.failure.class_)
-    return _give_up(s, found, exhausted) if exhausted is not None else _restart(s, found)
+    found = fault(s.stage, s.index, s.attempt, s.job.namespace)
+    return _after(s, found) if found is not None else None
 
 
-def _exhausted(s: Situation, class_: FailureClass) -> str | None:
-    """Why there is no restart, or None where there is one."""
-    budget, policy = BUDGETS[class_], s.job.policy
-    if budget is Budget.FINAL:
-        return f"{class_} is not retried"
-    if budget is Budget.PROGRAM and s.restarts.program >= policy.backoff_limit:
-        return f"spec.runPolicy.backoffLimit {policy.backoff_limit} is used up"
-    if budget is Budget.INFRASTRUCTURE and s.restarts.infra >= policy.infra_backoff_limit:
-        return f"spec.runPolicy.infraBackoffLimit {policy.infra_backoff_limit} is used up"
-    return None
+def _after(s: Situation, found: Fault) -> Decision:
+    """What follows a fault: another attempt, or the end."""
+    rule = matching_rule(s.job.policy.rules, found.failure)
+    verdict = judge(found.failure, rule, s.restarts, s.job.policy)
+    return _restart(s, found, verdict) if verdict.restart else _give_up(s, found, verdict.why)
 
 
 def _give_up(s: Situation, found: Fault, why: str) -> Decision:
@@ -215,129 +201,284 @@ def _give_up(s: Situation, found: Fault, why: str) -> Decision:
     )
 
 
-def _restart(s: Situation, found: Fault) -> Decision:
-    budget = BUDGETS[found.failure.class_]
+def _restart(s: Situation, found: Fault, verdict: Verdict) -> Decision:
+    class_ = found.failure.class_
+    said = f"{found.failure.message} ({verdict.why})" if verdict.why else found.failure.message
     return Decision(
         Phase.RESTARTING,
         found.failure.reason,
-        found.failure.message,
+        said,
         failure=found.failure,
-        closed=Closed("Failed", found.failure, found.outcome, budget),
+        closed=Closed(
+            "Failed",
+            found.failure,
+            found.outcome,
+            restart=True,
+            budget=verdict.budget,
+            exclude_node=verdict.exclude_node,
+        ),
         stop=_stoppable(s),
         confirm=True,
-        requeue_after=backoff_seconds(budget, s.restarts),
+        requeue_after=backoff_seconds(class_, of_this_kind(class_, s.restarts)),
     )
 
 
-def _stoppable(s: Situation) -> tuple[str, ...]:
-    """Jobs up to the current attempt's that are not over. A later one may be there after a crash, and is wanted."""
-    current = (s.index, s.attempt)
-    jobs = (job for job in s.observed.jobs if job.state is JobState.ACTIVE)
-    return tuple(job.name for job in jobs if (job.run, job.attempt) <= current)
+def _deadline_left(s: Situation) -> float | None:
+    most = s.job.policy.active_deadline_seconds
+    return None if most is None else most - running_seconds(s.job.status, s.now)
 
 
-def backoff_seconds(budget: Budget | None, before: Restarts) -> float:
-    """Seconds between an attempt's end and the next, after `before` restarts."""
-    if budget is Budget.PROGRAM:
-        return min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(before.program, 16))
-    return float(min(MAX_INFRA_BACKOFF_SECONDS, before.infra)) if budget is Budget.INFRASTRUCTURE else 0.0
+def _deadline(s: Situation) -> Decision | None:
+    """Running time counts over all attempts; waiting and being suspended do not."""
+    left = _deadline_left(s)
+    if left is None or left > 0 or s.job.status.phase is not Phase.RUNNING or s.closed:
+        return None
+    most = s.job.policy.active_deadline_seconds
+    ran = f"the run has been running for {most} seconds, which is all that spec.runPolicy.activeDeadlineSeconds gives"
+    return _give_up(s, Fault(_said(FailureClass.DEADLINE_EXCEEDED, ran)), "the model of the last checkpoint stays")
+
+
+def _said(class_: FailureClass, message: str) -> Failure:
+    return failure(class_, WORDS[class_].reason, message, WORDS[class_].hint.format(pod="POD", node="", namespace=""))
+
+
+def _hang_left(s: Situation) -> float | None:
+    """Seconds until a program that is not ours counts as hanging; ours watches itself."""
+    most = s.job.policy.hang_timeout_seconds
+    known = isinstance(s.plan, Plan) and s.plan.trainer.own_program and s.job.status.phase is Phase.RUNNING
+    return most - elapsed(s.stepped_at, s.now) if known and most and s.stepped_at else None
+
+
+def _hang(s: Situation) -> Decision | None:
+    left = _hang_left(s)
+    if left is None or left > 0 or s.closed:
+        return None
+    progress = s.job.status.progress
+    place = f" since step {progress.step}" if progress and progress.step is not None else ""
+    most = s.job.policy.hang_timeout_seconds
+    said = f"the program has told of no step for {most} seconds{place} (spec.runPolicy.hangTimeoutSeconds)"
+    return _after(s, Fault(_said(FailureClass.HANG, said)))
+
+
+def _starting_for(s: Situation) -> float | None:
+    """Seconds since the current attempt may have pods; None once all have run, or while its queue holds it."""
+    child = s.child
+    if s.closed or child is None or child.state is not JobState.ACTIVE or child.started is None:
+        return None
+    if s.job.status.phase is Phase.RUNNING or (s.nodes and s.up >= s.nodes):
+        return None
+    return elapsed(child.started, s.now)
+
+
+def _resize(s: Situation) -> Decision | None:
+    """Fewer nodes, where all of them could not be had in time."""
+    waited = _starting_for(s)
+    if waited is None or s.fetching or not isinstance(s.plan, Plan) or waited < s.plan.elastic.wait_seconds:
+        return None
+    size = elastic.placeable(s.plan, sum(pod.live and pod.node is not None for pod in s.pods))
+    if size is None:
+        return None
+    wanted = f"{s.plan.nodes} nodes could not be had within {s.plan.elastic.wait_seconds} seconds"
+    return _resized(s, elastic.SHRUNK, f"{wanted}; the next attempt goes on with {size}", size)
+
+
+def _grow(s: Situation) -> Decision | None:
+    left = _grow_left(s)
+    if left is None or left > 0 or not isinstance(s.plan, Plan):
+        return None
+    size = elastic.full_size(s.plan)
+    return _resized(s, elastic.GROWN, f"saved, to go on with {size} nodes instead of {s.plan.nodes}", size)
+
+
+def _grow_left(s: Situation) -> float | None:
+    if s.closed or s.job.status.phase is not Phase.RUNNING or not isinstance(s.plan, Plan):
+        return None
+    wait = elastic.grow_after(s.plan, s.job.status.history)
+    return None if wait is None else wait - seconds_in(s.job.status, Phase.RUNNING, s.now)
+
+
+def _resized(s: Situation, reason: str, message: str, nodes: int) -> Decision:
+    closed = Closed(elastic.RESIZED, reason=reason, message=message, nodes=nodes)
+    return Decision(
+        Phase.RESTARTING, reason, message, stop=_stoppable(s), closed=closed, confirm=True, requeue_after=0.0
+    )
+
+
+def _late(s: Situation) -> Decision | None:
+    """A gang that does not come together lets go of the hardware that it holds."""
+    waited, most = _starting_for(s), s.job.policy.start_timeout_seconds
+    if waited is None or waited < most:
+        return None
+    return _after(s, Fault(not_started(s.pods, s.observed.troubles, s.nodes, s.job.namespace, most)))
 
 
 def _start(s: Situation) -> Decision | None:
     """The first attempt, or the next after one that is over: once no pod of another is left and the time has come."""
     if s.current.started and not s.closed:
         return None
-    attempt = s.attempt + 1
     if isinstance(s.plan, Refused):
         return _stalled(Phase.FAILED, s.plan.failure)
-    left = s.observed.live_outside(s.index, attempt)
+    attempt = s.attempt + 1
+    left = _still_live(s, attempt)
     if left:
         return _wait_for_pods(s, left)
     wait = _backoff_left(s)
     if wait > 0:
-        return Decision(Phase.RESTARTING, *_restarting(s), failure=s.job.status.failure, requeue_after=wait)
+        return Decision(Phase.RESTARTING, *_why(s), failure=_known_fault(s), requeue_after=wait)
     assert s.plan is not None
+    plan = _sized(s, s.plan.with_attempt(attempt))
+    return _create(s, attempt, plan, fetch=plan.fetches and not s.has_trained)
+
+
+def _still_live(s: Situation, attempt: int) -> tuple[Pod, ...]:
+    """Pods that must end before the attempt starts: all but those of its own Job, if that is there already."""
+    own = (s.index, attempt) if s.observed.job(s.index, attempt) else None
+    return tuple(pod for pod in s.observed.pods if pod.live and (pod.run, pod.attempt) != own)
+
+
+def _sized(s: Situation, plan: Plan) -> Plan:
+    """The plan with as many nodes as can be expected, away from those that have shown to be bad."""
+    if elastic.is_elastic(plan) and plan.elastic.max_nodes is None:
+        plan = replace(plan, elastic=plan.elastic.model_copy(update={"max_nodes": plan.nodes}))
+    same_run = s.job.status.run is not None and s.job.status.run.index == s.index
+    excluded = tuple(s.job.status.excluded_nodes) if same_run else ()
+    avoided = avoided_nodes(s.job.status.history, s.index)
+    sized = plan.with_nodes(elastic.next_size(plan, s.job.status.history))
+    return replace(sized, excluded=excluded, avoided=tuple(node for node in avoided if node not in excluded))
+
+
+def _create(s: Situation, attempt: int, plan: Plan, *, fetch: bool) -> Decision:
     phase, reason, message = Phase.PENDING, "Starting", "children are created"
-    if s.job.status.phase is Phase.RESTARTING:
-        phase, (reason, message) = Phase.RESTARTING, _restarting(s)
+    if fetch:
+        reason, message = _FETCHING
+    if s.restarting:
+        phase, (reason, message) = Phase.RESTARTING, _why(s)
     return Decision(
         phase,
         reason,
         message,
-        start=s.plan.with_attempt(attempt),
-        failure=s.job.status.failure if phase is Phase.RESTARTING else None,
+        start=plan,
+        fetch=fetch,
+        failure=_known_fault(s) if phase is Phase.RESTARTING else None,
         confirm=s.current.started or s.index > 1,
+        requeue_after=FIRST_LOOK_SECONDS if attempt == 1 else None,
     )
 
 
+_FETCHING = ("Fetching", "model and data are fetched into the cache; no GPU is held meanwhile")
+
+
 def _wait_for_pods(s: Situation, left: tuple[Pod, ...]) -> Decision:
-    restarting = s.job.status.phase is Phase.RESTARTING
-    reason, _ = _restarting(s) if restarting else ("WaitingForPods", "")
+    reason, _ = _why(s) if s.restarting else ("WaitingForPods", "")
     return Decision(
-        Phase.RESTARTING if restarting else Phase.PENDING,
+        Phase.RESTARTING if s.restarting else Phase.PENDING,
         reason,
         f"pods of the former attempt must end first: {', '.join(pod.name for pod in left[:3])}",
         stop=_stoppable(s),
-        failure=s.job.status.failure if restarting else None,
+        failure=_known_fault(s) if s.restarting else None,
         requeue_after=GATE_SECONDS,
     )
 
 
-def _restarting(s: Situation) -> tuple[str, str]:
-    known = s.job.status.failure
-    return (known.reason, known.message) if known else ("Restarting", "the next attempt is started")
+def _why(s: Situation) -> tuple[str, str]:
+    """Reason and message of the restart that is going on."""
+    record = next((r for r in reversed(s.job.status.history) if r.run == s.index), None)
+    if record is None or record.reason is None:
+        return "Restarting", "the next attempt is started"
+    return record.reason, record.message or ""
 
 
 def _backoff_left(s: Situation) -> float:
     """Seconds until the next attempt may start."""
     record = next((r for r in reversed(s.job.status.history) if (r.run, r.attempt) == (s.index, s.attempt)), None)
-    known = s.job.status.failure
-    if record is None or record.end_time is None or record.result != "Failed" or known is None:
+    if record is None or record.end_time is None or record.result != "Failed" or record.class_ is None:
         return 0.0
-    budget = BUDGETS[known.class_]
-    before = Restarts(program=max(0, s.restarts.program - 1), infra=max(0, s.restarts.infra - 1))
-    return backoff_seconds(budget, before) - elapsed(record.end_time, s.now)
+    former = max(0, of_this_kind(record.class_, s.restarts) - 1)
+    return backoff_seconds(record.class_, former) - elapsed(record.end_time, s.now)
 
 
-def _running(s: Situation) -> Decision:
+def _going_on(s: Situation) -> Decision:
     """The current attempt's Job is there and not over."""
-    nodes = s.plan.nodes if isinstance(s.plan, Plan) else 0
-    up = [pod for pod in s.pods if pod.ready or pod.bucket is Bucket.SUCCEEDED]
-    phase = s.job.status.phase
-    if phase is Phase.RUNNING or (nodes and len(up) >= nodes):
-        return Decision(Phase.RUNNING, "Training", f"{nodes} pods are training", requeue_after=s.observed.next_check)
-    phase = Phase.RESTARTING if phase is Phase.RESTARTING else Phase.PENDING
-    reason, message = _what_is_missing(s, nodes, len(up))
-    return Decision(
-        phase,
-        reason,
-        message,
-        failure=s.job.status.failure if phase is Phase.RESTARTING else None,
-        requeue_after=s.observed.next_check,
-    )
+    if s.state is JobState.SUSPENDED:
+        return _queued(s)
+    status = s.job.status
+    if not s.fetching and (status.phase is Phase.RUNNING or (s.nodes and s.up >= s.nodes)):
+        return Decision(Phase.RUNNING, "Training", f"{s.nodes} pods are training", requeue_after=_next_look(s))
+    again = s.restarting or (status.phase is Phase.QUEUED and s.has_run)
+    phase = Phase.RESTARTING if again else Phase.PENDING
+    decision = replace(_starting(s, phase), requeue_after=_next_look(s))
+    return replace(decision, look=(_starting_for(s) or 0.0) >= FIRST_LOOK_SECONDS)
 
 
-def _what_is_missing(s: Situation, nodes: int, up: int) -> tuple[str, str]:
+def _starting(s: Situation, phase: Phase) -> Decision:
+    """What keeps the pods from running together."""
+    stuck = blocked(s.pods, s.observed.troubles, s.job.namespace)
+    if stuck is not None:
+        return _stalled(phase, stuck)
+    reason, message = _what_is_missing(s)
+    return Decision(phase, reason, message, failure=_known_fault(s) if phase is Phase.RESTARTING else None)
+
+
+def _queued(s: Situation) -> Decision:
+    queue = s.child.queue if s.child else None
+    reason, message = queue or ("Queued", "the queue has not let the job in yet")
+    return Decision(Phase.QUEUED, reason, message, requeue_after=s.observed.next_check)
+
+
+def _known_fault(s: Situation) -> Failure | None:
+    """The fault that the restart is about, unless the status has told of something else since."""
+    known = s.job.status.failure
+    return known if known and known.reason == _why(s)[0] else None
+
+
+def _what_is_missing(s: Situation) -> tuple[str, str]:
+    up = f"{s.up} of {s.nodes} pods are ready"
     waiting = next(((pod, pod.waiting) for pod in s.pods if pod.waiting), None)
     if waiting is not None:
         pod, (reason, message) = waiting
-        return reason, f"{up} of {nodes} pods are ready; {pod.name}: {message or reason}"
-    if s.job.status.phase is Phase.RESTARTING:
-        return _restarting(s)
-    return "Starting", f"{up} of {nodes} pods are ready"
+        return reason, f"{up}; {pod.name}: {message or reason}"
+    if s.restarting:
+        return _why(s)
+    return _FETCHING if s.fetching else ("Starting", up)
+
+
+def _next_look(s: Situation) -> float | None:
+    """Seconds until something can be due that no event tells of."""
+    times = [s.observed.next_check, _deadline_left(s), _hang_left(s), _grow_left(s)]
+    waited = _starting_for(s)
+    if waited is not None:
+        times += [s.job.policy.start_timeout_seconds - waited]
+        times += [min(MAX_LOOK_SECONDS, max(FIRST_LOOK_SECONDS, waited))]
+        if isinstance(s.plan, Plan) and elastic.is_elastic(s.plan):
+            times += [s.plan.elastic.wait_seconds - waited]
+    return min((time for time in times if time is not None and time > 0), default=None)
 
 
 def refused_by_server(decision: Decision, message: str, *, final: bool) -> Decision:
     """`decision` after the API server refused a child; `final` where asking again cannot help."""
+    class_ = FailureClass.CONFIG_ERROR if final else FailureClass.CHILD_REFUSED
     reason = CHILD_INVALID if final else "QuotaExceeded" if "exceeded quota" in message else "ChildRefused"
     hint = (
         "correct the field, mostly in spec.podTemplate, and apply the manifest again"
         if final
         else "it is tried again; ask the namespace's administrator for quota or permission"
     )
-    said = failure(FailureClass.CONFIG_ERROR, reason, f"the API server refused a child of the job: {message}", hint)
+    said = failure(class_, reason, f"the API server refused a child of the job: {message}", hint)
     phase = Phase.FAILED if final else decision.phase
     return replace(_stalled(phase, said), closed=decision.closed)
 
 
-RULES: tuple[Rule, ...] = (_finished, _not_started, _succeeded, _suspend, _failed, _start)
+RULES: tuple[Rule, ...] = (
+    _finished,
+    _not_started,
+    _succeeded,
+    _suspend,
+    _fetched,
+    _failed,
+    _deadline,
+    _hang,
+    _late,
+    _resize,
+    _grow,
+    _start,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,9 +138,16 @@ def spec_changed(job: Job) -> bool:
     return run.spec_hash != spec_hash(job.spec)
 
 
-def current_run(job: Job) -> CurrentRun:
-    """The run to carry out now: the one in the status, or a new one."""
+def current_run(job: Job, begun: Collection[tuple[int, int]] = ()) -> CurrentRun:
+    """The run to carry out now: the one in the status, or a new one.
+
+    `begun` are run and attempt of the child Jobs that there are. A restarted attempt has begun when its Job exists; the
+    status tells of it with its next write.
+    """
     former, attempt = job.status.run, job.status.attempt or 0
+    if former is not None:
+        while closed(job, former.index, attempt) and (former.index, attempt + 1) in begun:
+            attempt += 1
     if former is None:
         return CurrentRun(_run(job, index=1), attempt=0)
     if attempt == 0:
@@ -151,6 +158,11 @@ def current_run(job: Job) -> CurrentRun:
     if not former.spec_hash.startswith(f"{HASH_VERSION}:"):
         return CurrentRun(_run(job, former.index), attempt)
     return CurrentRun(former, attempt)
+
+
+def closed(job: Job, run: int, attempt: int) -> bool:
+    """Whether the attempt is over and counted."""
+    return any((record.run, record.attempt) == (run, attempt) for record in job.status.history)
 
 
 def _run(job: Job, index: int) -> Run:

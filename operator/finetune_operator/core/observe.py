@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from finetune_api.names import CONTAINER, LABEL_ATTEMPT, LABEL_RUN
+from finetune_api.names import CONTAINER, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN, ROLE_FETCH
 from finetune_api.progress import Outcome
+from finetune_operator.core.events import Trouble, troubles
 from finetune_operator.core.job import Raw
 from finetune_operator.core.times import elapsed, seconds
 
@@ -41,6 +42,8 @@ LIVE = frozenset({Bucket.PENDING, Bucket.RUNNING, Bucket.TERMINATING})
 class JobState(StrEnum):
     ABSENT = "absent"
     ACTIVE = "active"
+    SUSPENDED = "suspended"
+    """Its queue holds it back: it has no pods, or they are being ended."""
     COMPLETE = "complete"
     FAILED = "failed"
     """It is certain to fail, although other pods may still be saving."""
@@ -62,6 +65,10 @@ class Children:
     pods: tuple[Raw, ...] = ()
     gone: tuple[Raw, ...] = ()
     nodes: Mapping[str, NodeHealth] = field(default_factory=dict)
+    workloads: tuple[Raw, ...] = ()
+    """Kueue's."""
+    events: tuple[Raw, ...] = ()
+    """Warnings about the children, where somebody has asked for them."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,9 @@ class Pod:
     disruption: str | None = None
     reason: str | None = None
     message: str | None = None
+    role: str = ""
+    created: str | None = None
+    image_digest: str | None = None
 
     @property
     def live(self) -> bool:
@@ -125,16 +135,24 @@ class ChildJob:
     state: JobState
     created: str | None = None
     end: JobEnd | None = None
+    role: str = ""
+    started: str | None = None
+    """Since when it may have pods: its creation, or the latest moment at which its queue let it go."""
+    nodes: int | None = None
+    queue: tuple[str, str] | None = None
+    """Reason and message of its queue, while that holds it back."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything that was seen of a job's children."""
+    """Everything that was seen of a job's children: of those that train; `fetching` has those that only download."""
 
     jobs: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     next_check: float | None = None
     """Seconds until a pod on a silent node counts as lost."""
+    fetching: Observed | None = None
+    troubles: tuple[Trouble, ...] = ()
 
     def job(self, run: int, attempt: int) -> ChildJob | None:
         return next((job for job in self.jobs if (job.run, job.attempt) == (run, attempt)), None)
@@ -155,11 +173,32 @@ def observe(children: Children, now: str, node_lost_seconds: int) -> Observed:
     pods = [_pod(raw, children.nodes, now, node_lost_seconds) for raw in children.pods]
     present = {pod.name for pod in pods}
     gone = [_gone(raw) for raw in children.gone if raw["metadata"]["name"] not in present]
-    return Observed(
-        jobs=tuple(_child_job(raw) for raw in children.jobs),
-        pods=tuple(sorted([*pods, *gone], key=lambda pod: (pod.run, pod.attempt, pod.rank, pod.name))),
-        next_check=_next_check(children, now, node_lost_seconds),
-    )
+    jobs = tuple(_child_job(raw, _queue_of(raw, children.workloads)) for raw in children.jobs)
+    known = sorted([*pods, *gone], key=lambda pod: (pod.run, pod.attempt, pod.rank, pod.name))
+    current = tuple(pod for pod in known if not _of_an_earlier_start(pod, jobs))
+    check = _next_check(children, now, node_lost_seconds)
+    fetch_jobs, jobs = _parted(jobs)
+    fetch_pods, train_pods = _parted(current)
+    fetching = Observed(fetch_jobs, fetch_pods, check) if fetch_jobs or fetch_pods else None
+    return Observed(jobs, train_pods, check, fetching, troubles(children.events))
+
+
+Child = TypeVar("Child", "ChildJob", "Pod")
+
+
+def _parted(children: tuple[Child, ...]) -> tuple[tuple[Child, ...], tuple[Child, ...]]:
+    """Those that download, and those that train."""
+    fetching = tuple(child for child in children if child.role == ROLE_FETCH)
+    return fetching, tuple(child for child in children if child.role != ROLE_FETCH)
+
+
+def _of_an_earlier_start(pod: Pod, jobs: tuple[ChildJob, ...]) -> bool:
+    """Whether the pod ended before its Job's queue let the Job go again: it says nothing about the present gang."""
+    wanted = (pod.run, pod.attempt, pod.role)
+    job = next((job for job in jobs if (job.run, job.attempt, job.role) == wanted), None)
+    if pod.live or job is None or job.started is None or pod.created is None:
+        return False
+    return seconds(pod.created) < seconds(job.started)
 
 
 def nodes_in_doubt(pods: Iterable[Raw]) -> set[str]:
@@ -230,7 +269,16 @@ def _view(raw: Raw, bucket: Bucket) -> Pod:
         disruption=next((c.get("reason", "") for c in _conditions(status) if _holds(c, "DisruptionTarget")), None),
         reason=status.get("reason"),
         message=status.get("message"),
+        role=labels.get(LABEL_ROLE, ""),
+        created=metadata.get("creationTimestamp"),
+        image_digest=_image_digest(status),
     )
+
+
+def _image_digest(status: Raw) -> str | None:
+    """`registry/image@sha256:…` of the training container, as the node pulled it."""
+    found = (one.get("imageID") for one in status.get("containerStatuses") or [] if one["name"] == CONTAINER)
+    return next((image for image in found if image and "@" in image), None)
 
 
 def _conditions(status: Raw) -> list[Raw]:
@@ -309,10 +357,11 @@ def read_outcome(message: str | None) -> Outcome | None:
         return None
 
 
-def _child_job(raw: Raw) -> ChildJob:
-    labels, status = raw["metadata"].get("labels", {}), raw.get("status", {})
+def _child_job(raw: Raw, queue: tuple[str, str] | None) -> ChildJob:
+    labels, status, spec = raw["metadata"].get("labels", {}), raw.get("status", {}), raw.get("spec", {})
     failed = next((one for one in _conditions(status) if _holds(one, "FailureTarget") or _holds(one, "Failed")), None)
-    state = JobState.COMPLETE if _is_true(status, "Complete") else JobState.FAILED if failed else JobState.ACTIVE
+    held = JobState.SUSPENDED if spec.get("suspend") else JobState.ACTIVE
+    state = JobState.COMPLETE if _is_true(status, "Complete") else JobState.FAILED if failed else held
     return ChildJob(
         name=raw["metadata"]["name"],
         run=int(labels.get(LABEL_RUN, 0)),
@@ -320,7 +369,31 @@ def _child_job(raw: Raw) -> ChildJob:
         state=state,
         created=raw["metadata"].get("creationTimestamp"),
         end=_job_end(failed) if failed else None,
+        role=labels.get(LABEL_ROLE, ""),
+        started=status.get("startTime"),
+        nodes=spec.get("completions"),
+        queue=queue if state is JobState.SUSPENDED else None,
     )
+
+
+def _queue_of(job: Raw, workloads: Iterable[Raw]) -> tuple[str, str] | None:
+    """What Kueue says of the Job: why it was put out, else why it is not let in."""
+    name = job["metadata"]["name"]
+    for workload in workloads:
+        if any(owner.get("name") == name for owner in workload["metadata"].get("ownerReferences", [])):
+            return _queues_word(workload.get("status", {}))
+    return None
+
+
+def _queues_word(status: Raw) -> tuple[str, str] | None:
+    refused = ("QuotaReserved", "Admitted")
+    said = [one for kind in refused for one in _conditions(status) if one.get("type") == kind and not _holds(one, kind)]
+    evicted = [one for one in _conditions(status) if _holds(one, "Evicted")]
+    words = [*evicted, *said]
+    if not words:
+        return None
+    messages = dict.fromkeys(one.get("message", "") for one in words if one.get("message"))
+    return words[0].get("reason") or "Queued", "; ".join(messages)
 
 
 def _job_end(condition: Raw) -> JobEnd:

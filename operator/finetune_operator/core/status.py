@@ -7,8 +7,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from finetune_api.progress import MAX_METRICS, MAX_NAME, Budget, Checkpoint, FailureClass, Metrics, Output, Progress
+from finetune_api.progress import (
+    MAX_METRICS,
+    MAX_NAME,
+    Budget,
+    Checkpoint,
+    FailureClass,
+    Metrics,
+    Output,
+    Progress,
+    Provenance,
+)
 from finetune_api.status import (
+    MAX_EXCLUDED_NODES,
     MAX_HISTORY,
     TERMINAL,
     AttemptRecord,
@@ -18,11 +29,14 @@ from finetune_api.status import (
     Phase,
     Restarts,
     Status,
+    Usage,
 )
-from finetune_operator.core.decide import Closed, Decision, Situation
+from finetune_operator.core import usage
+from finetune_operator.core.decide import Closed, Decision
 from finetune_operator.core.job import Job, spec_changed
 from finetune_operator.core.plan import Plan
 from finetune_operator.core.report import Report
+from finetune_operator.core.situation import Situation
 from finetune_operator.core.text import cut
 
 WRITE_SECONDS: Final = 15
@@ -43,6 +57,7 @@ def status(s: Situation, decision: Decision, report: Report | None) -> Status:
     same_run = previous.run is not None and previous.run.index == s.index
     base = previous if same_run else Status(history=previous.history)
     news = report if report and (report.run, report.attempt) == (s.index, s.attempt) else None
+    progress, checkpoint = _progress(base, decision, news), _checkpoint(s, decision, base, news)
     return base.model_copy(
         update={
             **told,
@@ -52,21 +67,24 @@ def status(s: Situation, decision: Decision, report: Report | None) -> Status:
             "start_time": base.start_time or (s.now if decision.start else None),
             "completion_time": s.now if decision.phase in TERMINAL and s.current.started else None,
             "nodes": _nodes(s, decision, base),
-            "progress": _progress(base, decision, news),
+            "progress": progress,
             "metrics": _metrics(base, decision, news),
-            "checkpoint": _checkpoint(s, decision, base, news),
+            "checkpoint": checkpoint,
             "failure": decision.failure,
-            "history": _history(s, decision.closed),
+            "history": _history(s, decision.closed, base, progress, checkpoint),
             "output": _output(s, decision),
+            "usage": _usage(s, decision, base, progress, checkpoint),
+            "excluded_nodes": _excluded(base, decision.closed),
+            "provenance": _provenance(s, decision, base),
         }
     )
 
 
 def _restarts(s: Situation, closed: Closed | None) -> Restarts:
-    before, budget = s.restarts, closed.budget if closed else None
-    if budget is None:
+    before = s.restarts
+    if closed is None or not closed.restart:
         return before
-    program, infra = budget is Budget.PROGRAM, budget is Budget.INFRASTRUCTURE
+    program, infra = closed.budget is Budget.PROGRAM, closed.budget is Budget.INFRASTRUCTURE
     return Restarts(total=before.total + 1, program=before.program + program, infra=before.infra + infra)
 
 
@@ -108,9 +126,14 @@ def _checkpoint(s: Situation, decision: Decision, base: Status, news: Report | N
     said = [outcome.checkpoint for outcome in ends if outcome.checkpoint]
     for latest in ([news.checkpoint] if news else []) + sorted(said, key=lambda one: one.step or 0):
         checkpoint = _newer(checkpoint, latest, s)
-    if checkpoint is not None and decision.start is not None:
+    another = decision.start is not None or base.attempt != s.attempt
+    if checkpoint is not None and another and not _resumed(news):
         checkpoint = checkpoint.model_copy(update={"resumed_from_step": None})
     return checkpoint
+
+
+def _resumed(news: Report | None) -> bool:
+    return news is not None and news.checkpoint.resumed_from_step is not None
 
 
 def _newer(former: Checkpoint | None, latest: Checkpoint, s: Situation) -> Checkpoint | None:
@@ -124,28 +147,70 @@ def _newer(former: Checkpoint | None, latest: Checkpoint, s: Situation) -> Check
     return former.model_copy(update=said)
 
 
-def _history(s: Situation, closed: Closed | None) -> list[AttemptRecord]:
+def _history(
+    s: Situation, closed: Closed | None, base: Status, progress: Progress | None, checkpoint: Checkpoint | None
+) -> list[AttemptRecord]:
     history = s.job.status.history
     if closed is None:
         return history
-    job, checkpoint = s.observed.job(s.index, s.attempt), s.job.status.checkpoint
     outcome = closed.outcome.checkpoint if closed.outcome else None
     resumed = outcome.resumed_from_step if outcome else None
     why = closed.failure
+    before = base.checkpoint.resumed_from_step if base.checkpoint else None
     record = AttemptRecord(
         run=s.index,
         attempt=s.attempt,
         result=closed.result,
-        reason=why.reason if why else None,
-        message=why.message if why else None,
+        class_=why.class_ if why else None,
+        reason=why.reason if why else closed.reason,
+        message=why.message if why else cut(closed.message) if closed.message else None,
         pod=why.pod if why else None,
         node=why.node if why else None,
         exit_code=why.exit_code if why else None,
-        resumed_from_step=resumed if resumed is not None else checkpoint.resumed_from_step if checkpoint else None,
-        start_time=job.created if job else None,
+        nodes=closed.nodes or (None if s.fetching else s.nodes or None),
+        resumed_from_step=resumed if resumed is not None else before,
+        lost_steps=usage.lost_steps(progress, checkpoint) if why else None,
+        start_time=s.child.created if s.child else None,
         end_time=s.now,
     )
     return [*history, record][-MAX_HISTORY:]
+
+
+def _usage(
+    s: Situation, decision: Decision, base: Status, progress: Progress | None, checkpoint: Checkpoint | None
+) -> Usage | None:
+    if not s.current.started:
+        return base.usage
+    counted = usage.counted(base, decision.phase, s.gpus, s.now)
+    given_up = decision.phase is Phase.FAILED and not _has_model(decision)
+    if decision.closed is not None and (decision.closed.restart or given_up):
+        lost = usage.lost_seconds(base, checkpoint, s.now)
+        counted = counted.model_copy(
+            update={
+                "lost_steps": counted.lost_steps + usage.lost_steps(progress, checkpoint),
+                "lost_gpu_seconds": counted.lost_gpu_seconds + s.gpus * lost,
+            }
+        )
+    return counted if counted != Usage() else base.usage
+
+
+def _excluded(base: Status, closed: Closed | None) -> list[str]:
+    node = closed.failure.node if closed and closed.exclude_node and closed.failure else None
+    if node is None or node in base.excluded_nodes:
+        return base.excluded_nodes
+    return [*base.excluded_nodes, node][-MAX_EXCLUDED_NODES:]
+
+
+def _provenance(s: Situation, decision: Decision, base: Status) -> Provenance | None:
+    plan = decision.start or s.plan
+    if not isinstance(plan, Plan) or not (s.current.started or decision.start):
+        return base.provenance
+    known = base.provenance or Provenance()
+    digest = next((pod.image_digest for pod in s.pods if pod.image_digest and not s.fetching), None)
+    ours = Provenance(image=plan.image, image_digest=digest, runtimes=cut(plan.runtimes) or None)
+    told = decision.outcome.provenance if decision.outcome else None
+    said = {name: value for part in (ours, told) if part for name, value in part if value is not None}
+    return known.model_copy(update=said)
 
 
 def _has_model(decision: Decision) -> bool:
@@ -159,14 +224,17 @@ def _output(s: Situation, decision: Decision) -> Output | None:
     if not _has_model(decision) or not isinstance(s.plan, Plan):
         return None
     uri, said = s.plan.config.output_uri, decision.outcome.output if decision.outcome else None
-    return Output(uri=uri, digest=said.digest if said else None) if uri else None
+    pushed = said.model_copy(update={"uri": None}) if said and said.pushed_uri else None
+    if uri is None:
+        return pushed
+    return (said or Output()).model_copy(update={"uri": uri})
 
 
 Holding = tuple[ConditionType, bool]
 
 READY_AND: dict[Phase, tuple[Holding, ...]] = {
     Phase.PENDING: ((ConditionType.READY, False), (ConditionType.RECONCILING, True)),
-    Phase.QUEUED: ((ConditionType.READY, True),),
+    Phase.QUEUED: ((ConditionType.READY, True), (ConditionType.RUNNING, False)),
     Phase.RUNNING: ((ConditionType.READY, True), (ConditionType.RUNNING, True)),
     Phase.RESTARTING: ((ConditionType.READY, True), (ConditionType.RUNNING, False)),
     Phase.SUSPENDED: (
@@ -238,8 +306,19 @@ def _patience(old: Status, new: Status) -> float:
     before, after = _substance(old), _substance(new)
     if before == after:
         return WRITE_SECONDS if new.phase is Phase.RUNNING else START_SECONDS
+    if old.phase is new.phase is Phase.RESTARTING and _begun_again(before, after):
+        return START_SECONDS if _saved_step(old) == _saved_step(new) else 0.0
     starting = old.phase is Phase.PENDING and new.phase is Phase.PENDING
     return SETTLE_SECONDS if starting and _without_reasons(before) == _without_reasons(after) else 0.0
+
+
+def _begun_again(before: Status, after: Status) -> bool:
+    """Whether all there is to tell is that the next attempt's children were made: that can wait until its pods run."""
+    return before.model_copy(update={"attempt": after.attempt, "nodes": after.nodes}) == after
+
+
+def _saved_step(value: Status) -> int | None:
+    return value.checkpoint.step if value.checkpoint else None
 
 
 def _without_reasons(value: Status) -> Status:
@@ -258,6 +337,7 @@ def _substance(value: Status) -> Status:
         "checkpoint": None,
         "nodes": nodes,
         "conditions": conditions,
+        "provenance": None,
     }
     return value.model_copy(update=quiet)
 
@@ -276,7 +356,7 @@ def merge_patch(old: Any, new: Any) -> dict[str, Any]:
 
 
 class Happening(StrEnum):
-    """What a person is told of; the reasons of our Events."""
+    """What a person or a counter is told of."""
 
     STARTED = "Started"
     RESTARTED = "Restarted"
@@ -286,6 +366,8 @@ class Happening(StrEnum):
 
 
 WARNINGS = frozenset({Happening.RESTARTED, Happening.FAILED})
+EVENTS = frozenset({Happening.RESTARTED, Happening.SUSPENDED, Happening.FAILED})
+"""What is worth an Event, which is a write: not what every job does, and its status and its child Job's Events tell."""
 
 
 @dataclass(frozen=True)

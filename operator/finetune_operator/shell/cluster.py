@@ -46,7 +46,9 @@ SECRET = Kind("v1", "secrets")
 NODE = Kind("v1", "nodes")
 EVENT = Kind("v1", "events")
 LEASE = Kind("coordination.k8s.io/v1", "leases")
-CHILD_KINDS = {"ConfigMap": CONFIG_MAP, "Service": SERVICE, "Job": BATCH_JOB}
+POD_GROUP = Kind("scheduling.x-k8s.io/v1alpha1", "podgroups")
+WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "workloads")
+CHILD_KINDS = {"ConfigMap": CONFIG_MAP, "Service": SERVICE, "PodGroup": POD_GROUP, "Job": BATCH_JOB}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Listing:
 class Cluster(Protocol):
     """What the shell asks of an API server. Every method may raise a ClusterError."""
 
-    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> Listing: ...
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "", fields: str = "") -> Listing: ...
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None: ...
     async def create(self, kind: Kind, manifest: Manifest) -> Manifest: ...
     async def replace(self, kind: Kind, manifest: Manifest) -> Manifest: ...
@@ -80,9 +82,10 @@ class ApiCluster:
         self._client = client
         self._count = count
 
-    async def list(self, kind: Kind, namespace: str | None, selector: str = "") -> Listing:
+    async def list(self, kind: Kind, namespace: str | None, selector: str = "", fields: str = "") -> Listing:
         found: list[Manifest] = []
-        query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": selector} if selector else {})
+        chosen = {"labelSelector": selector, "fieldSelector": fields}
+        query = {"limit": str(LIST_CHUNK)} | {name: value for name, value in chosen.items() if value}
         while True:
             answer = await self._request("GET", kind.path(namespace), "list", kind.plural, query=query)
             found += answer.get("items") or []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import kopf
 
 from finetune_api.names import GROUP, VERSION
-from finetune_operator.shell.cluster import BATCH_JOB, JOB, MANAGED, POD, RUNTIME, Kind, Manifest
+from finetune_operator.shell.cluster import BATCH_JOB, JOB, MANAGED, POD, RUNTIME, WORKLOAD, Kind, Manifest
 from finetune_operator.shell.settings import Settings
 
 OnEvent = Callable[[Kind, str | None, Manifest], Awaitable[None]]
@@ -21,17 +21,19 @@ WATCHES = {
     RUNTIME: (GROUP, VERSION, RUNTIME.plural),
     BATCH_JOB: ("batch", "v1", "jobs"),
     POD: ("", "v1", "pods"),
+    WORKLOAD: ("kueue.x-k8s.io", "v1beta1", WORKLOAD.plural),
 }
 
 
-def registry(settings: Settings, on_event: OnEvent, trouble: Trouble) -> kopf.OperatorRegistry:
-    """Handlers that only pass on what they are told."""
+def registry(settings: Settings, on_event: OnEvent, trouble: Trouble, kinds: Collection[Kind]) -> kopf.OperatorRegistry:
+    """Handlers that only pass on what they are told of `kinds`."""
     result = kopf.OperatorRegistry()
     login = kopf.login_with_kubeconfig if settings.kubeconfig else kopf.login_with_service_account
     kopf.on.login(registry=result)(login)
 
     kopf.on.probe(registry=result, id="operator")(probe(trouble))
-    for kind, (group, version, plural) in WATCHES.items():
+    for kind in kinds:
+        group, version, plural = WATCHES[kind]
         kopf.on.event(group, version, plural, registry=result, id=f"watch-{plural}")(_passing(kind, on_event))
     return result
 

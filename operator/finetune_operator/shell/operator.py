@@ -17,15 +17,17 @@ from aiohttp import web
 
 from finetune_operator.core.pod import Endpoint
 from finetune_operator.core.report import Report
+from finetune_operator.program import launcher
 from finetune_operator.shell import errors, handlers, tls
-from finetune_operator.shell.cluster import BATCH_JOB, JOB, MANAGED, POD, RUNTIME, Cluster, Kind, Manifest
+from finetune_operator.shell.cluster import BATCH_JOB, JOB, MANAGED, POD, RUNTIME, WORKLOAD, Cluster, Kind, Manifest
+from finetune_operator.shell.discovery import Changed, discover
 from finetune_operator.shell.lease import Lease
 from finetune_operator.shell.metrics import Metrics
 from finetune_operator.shell.progress import ProgressServer
 from finetune_operator.shell.queue import WorkQueue
 from finetune_operator.shell.reconcile import Reconciler
 from finetune_operator.shell.settings import Settings
-from finetune_operator.shell.store import WATCHED, Key, Store, key_of
+from finetune_operator.shell.store import WATCHED, Key, Store, is_ours, key_of
 from finetune_operator.shell.tls import Certificates
 from finetune_operator.shell.tokens import TokenVerifier
 
@@ -51,10 +53,13 @@ class Operator:
     metrics: Metrics
     store: Store = field(default_factory=Store)
     queue: WorkQueue[Key] = field(default_factory=lambda: WorkQueue(time.monotonic, random.random))
+    optional: frozenset[Kind] = frozenset()
+    """Kinds of other projects that the cluster served when we began."""
     _resynced_at: float = field(default_factory=time.monotonic)
 
     async def run(self) -> None:
         """Work until the process is told to stop. Raises when a part fails: a fresh start is cheap and clean."""
+        self.optional = await discover(self.cluster)
         certificates = await tls.ensure(self.cluster, self.settings, datetime.now(UTC))
         reconciler = self.reconciler(certificates)
         await self.resync(lag=0.0)
@@ -68,8 +73,17 @@ class Operator:
                 task.cancel()
 
     def reconciler(self, certificates: Certificates) -> Reconciler:
-        endpoint = Endpoint(self.settings.progress_url, certificates.ca.decode())
-        return Reconciler(self.cluster, self.store, self.metrics, endpoint, self.settings.namespace, utc_now)
+        endpoint = self._endpoint(certificates)
+        return Reconciler(
+            self.cluster, self.store, self.metrics, endpoint, self.settings.namespace, utc_now, self.optional
+        )
+
+    def _endpoint(self, certificates: Certificates) -> Endpoint:
+        return Endpoint(self.settings.progress_url, certificates.ca.decode(), launcher())
+
+    @property
+    def watched(self) -> tuple[Kind, ...]:
+        return tuple(kind for kind in WATCHED if kind is not WORKLOAD or kind in self.optional)
 
     def _known_jobs(self) -> int:
         return sum(1 for _ in self.store.all(JOB))
@@ -77,7 +91,7 @@ class Operator:
     async def _watch(self) -> None:
         namespaces = self.settings.served_namespaces
         await kopf.operator(
-            registry=handlers.registry(self.settings, self.on_event, self.trouble),
+            registry=handlers.registry(self.settings, self.on_event, self.trouble, self.watched),
             settings=handlers.kopf_settings(),
             clusterwide=not namespaces,
             namespaces=namespaces,
@@ -87,6 +101,8 @@ class Operator:
     async def on_event(self, kind: Kind, type_: str | None, body: Manifest) -> None:
         """Remember what a watch tells, and look at the jobs that it matters to."""
         self.metrics.last_event.labels(kind.plural).set_to_current_time()
+        if not is_ours(kind, body):
+            return
         if type_ == "DELETED":
             self.store.remove(kind, body)
         elif not self.store.put(kind, body):
@@ -133,13 +149,15 @@ class Operator:
         while True:
             await asyncio.sleep(RESYNC_SECONDS * (0.8 + 0.4 * random.random()))
             try:
+                if await discover(self.cluster) != self.optional:
+                    raise Changed("Kueue or the coscheduling plugin was installed or removed; starting again")
                 await self.resync(WATCH_LAG_SECONDS)
             except errors.ClusterError as error:
                 log.warning("the periodic re-list failed: %s", error)
 
     async def resync(self, lag: float) -> None:
         """List everything, count and repair what the watches have not told after `lag` seconds, look at every job."""
-        for kind in WATCHED:
+        for kind in self.watched:
             selector = MANAGED if kind in (BATCH_JOB, POD) else ""
             for namespace in self.settings.served_namespaces or (None,):
                 listing = await self.cluster.list(kind, namespace, selector)
@@ -177,7 +195,7 @@ class Operator:
                 log.warning("the certificate could not be checked: %s", error)
                 continue
             tls.load(context, certificates)
-            reconciler.endpoint = Endpoint(self.settings.progress_url, certificates.ca.decode())
+            reconciler.endpoint = self._endpoint(certificates)
 
     def trouble(self) -> str | None:
         """Why this process should be started again, if it should."""

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_api.names import API_VERSION, DEFAULT_RUNTIME, LABEL_JOB, MANAGER, attempt_name, uid5
-from finetune_api.status import TERMINAL, Status
+from finetune_api.status import TERMINAL, Phase, Status
 from finetune_operator.core import plan as planning
-from finetune_operator.core.decide import Decision, Situation, decide, refused_by_server
+from finetune_operator.core.decide import Decision, decide, refused_by_server
 from finetune_operator.core.job import CurrentRun, Job, current_run, read_job
-from finetune_operator.core.manifests import manifests
-from finetune_operator.core.observe import Children, NodeHealth, nodes_in_doubt, observe
+from finetune_operator.core.manifests import fetch_manifests, manifests
+from finetune_operator.core.observe import Children, NodeHealth, Observed, nodes_in_doubt, observe
 from finetune_operator.core.plan import Plan, Refused, Runtime, Runtimes, thaw
 from finetune_operator.core.pod import Endpoint
 from finetune_operator.core.report import Report
-from finetune_operator.core.status import WRITE_SECONDS, Transition, merge_patch, status, transitions, write_in
+from finetune_operator.core.situation import Situation
+from finetune_operator.core.status import EVENTS, WRITE_SECONDS, Transition, merge_patch, status, transitions, write_in
 from finetune_operator.core.times import seconds
 from finetune_operator.shell import errors
 from finetune_operator.shell.cluster import (
@@ -28,9 +29,12 @@ from finetune_operator.shell.cluster import (
     JOB,
     NODE,
     POD,
+    POD_GROUP,
     RUNTIME,
     SERVICE,
+    WORKLOAD,
     Cluster,
+    Kind,
     Manifest,
 )
 from finetune_operator.shell.metrics import Metrics
@@ -40,6 +44,8 @@ log = logging.getLogger(__name__)
 
 LONG_AGO = "1970-01-01T00:00:00Z"
 FIRST_REFUSED_SECONDS, MAX_REFUSED_SECONDS = 15.0, 300.0
+LOOK_SECONDS = 10.0
+"""How long what Events told counts; they are read only while pods do not start."""
 
 
 @dataclass
@@ -51,6 +57,11 @@ class Memory:
     written_at: float | None = None
     refusals: int = 0
     """How often in a row the API server refused a child."""
+    events: tuple[Manifest, ...] = ()
+    looked_at: float | None = None
+    step: tuple[int, int, int | None] | None = None
+    """Run, attempt and step, as last told, and since when."""
+    stepped_at: str | None = None
 
 
 @dataclass
@@ -62,6 +73,8 @@ class Reconciler:
     namespace: str
     """The operator's own."""
     clock: Callable[[], str]
+    optional: frozenset[Kind] = frozenset()
+    """Kinds of other projects that this cluster serves."""
     memories: dict[Key, Memory] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -73,6 +86,10 @@ class Reconciler:
         job, now = read_job(manifest), self.clock()
         situation = await self._situation(key, job, now)
         decision = decide(situation)
+        if decision.look:
+            await self._look(key, situation)
+            situation = await self._situation(key, job, now)
+            decision = decide(situation)
         if decision.confirm:
             await self._refresh(key)
             situation = await self._situation(key, job, now)
@@ -106,11 +123,37 @@ class Reconciler:
         return self.memories.setdefault(key, Memory())
 
     async def _situation(self, key: Key, job: Job, now: str) -> Situation:
-        children = await self._children(key, job)
-        current = current_run(job)
+        observed = observe(await self._children(key, job), now, job.policy.node_lost_seconds)
+        current = current_run(job, _begun(observed))
         plan = await self._plan(key, job, current)
-        observed = observe(children, now, job.policy.node_lost_seconds)
-        return Situation(job, current, plan, observed, now)
+        return Situation(job, current, plan, observed, now, self._stepped_at(key, job, current, now))
+
+    def _stepped_at(self, key: Key, job: Job, current: CurrentRun, now: str) -> str | None:
+        """When the current attempt was last seen at another step; None where no step was ever told."""
+        memory, told = self._memory(key), job.status.progress
+        report = memory.report
+        own = report is not None and (report.run, report.attempt) == (current.run.index, current.attempt)
+        step = report.progress.step if own and report else told.step if told else None
+        if job.status.phase is not Phase.RUNNING or step is None:
+            memory.step = memory.stepped_at = None
+            return None
+        if memory.step != (mark := (current.run.index, current.attempt, step)):
+            memory.step, memory.stepped_at = mark, now
+        return memory.stepped_at
+
+    async def _look(self, key: Key, situation: Situation) -> None:
+        """Read the warnings about the current attempt's children, unless that was done just now."""
+        memory, now = self._memory(key), seconds(situation.now)
+        if memory.looked_at is not None and now - memory.looked_at < LOOK_SECONDS:
+            return
+        try:
+            listing = await self.cluster.list(EVENT, key.namespace, fields="type=Warning")
+        except errors.Refused as error:
+            log.warning("Events cannot be read: %s", error, extra={"job": str(key)})
+            return
+        memory.looked_at = now
+        own = (body for body in listing.items if body["involvedObject"].get("name", "").startswith(situation.name))
+        memory.events = tuple(own)
 
     async def _children(self, key: Key, job: Job) -> Children:
         """The job's children; those of a deleted job of the same name are left out."""
@@ -121,7 +164,14 @@ class Reconciler:
 
         pods = own(self.store.children(POD, key))
         nodes = {name: await self._node(name) for name in nodes_in_doubt(pods)}
-        return Children(own(self.store.children(BATCH_JOB, key)), pods, own(self.store.gone(key)), nodes)
+        return Children(
+            jobs=own(self.store.children(BATCH_JOB, key)),
+            pods=pods,
+            gone=own(self.store.gone(key)),
+            nodes=nodes,
+            workloads=self.store.children(WORKLOAD, key),
+            events=self._memory(key).events,
+        )
 
     async def _node(self, name: str) -> NodeHealth:
         try:
@@ -161,7 +211,8 @@ class Reconciler:
     def _runtimes(self, job: Job) -> Runtimes:
         name = planning.wanted_runtime(job)
         named = self._runtime(job.namespace, name) or self._runtime(self.namespace, name)
-        return Runtimes(default=self._runtime(self.namespace, DEFAULT_RUNTIME), named=named)
+        default = self._runtime(self.namespace, DEFAULT_RUNTIME)
+        return Runtimes(default=default, named=named, operator_namespace=self.namespace)
 
     def _runtime(self, namespace: str, name: str) -> Runtime | None:
         body = self.store.get(RUNTIME, Key(namespace, name))
@@ -170,18 +221,18 @@ class Reconciler:
     async def _carry_out(self, key: Key, job: Job, decision: Decision) -> Decision:
         """Do what was decided; what the API server refuses becomes part of the decision."""
         for name in decision.clean:
-            for kind in (SERVICE, CONFIG_MAP):
+            for kind in (SERVICE, CONFIG_MAP, *(self.optional & {POD_GROUP})):
                 await self.cluster.delete(kind, key.namespace, name)
         for name in (*decision.stop, *decision.clean):
             await self._delete_job(key, name)
         if decision.start is None:
             return decision
         try:
-            started = await self._start(job, decision.start)
+            started = await self._start(job, decision.start, fetch=decision.fetch)
         except errors.Refused as refused:
             return self._refused(key, decision, refused)
-        self._memory(key).plan = started
-        self._memory(key).refusals = 0
+        memory = self._memory(key)
+        memory.plan, memory.refusals, memory.events, memory.looked_at = started, 0, (), None
         return replace(decision, start=started)
 
     def _refused(self, key: Key, decision: Decision, error: errors.Refused) -> Decision:
@@ -197,11 +248,12 @@ class Reconciler:
             if body["metadata"]["name"] == name:
                 self.store.remove(BATCH_JOB, body)
 
-    async def _start(self, job: Job, plan: Plan) -> Plan:
+    async def _start(self, job: Job, plan: Plan, *, fetch: bool) -> Plan:
         """Create the children of an attempt. After a crash in between, the plan that was frozen first counts."""
-        config_map = await self._create(job, manifests(plan, self.endpoint)[0])
-        plan = thaw(config_map["data"])
-        for manifest in manifests(plan, self.endpoint)[1:]:
+        made_from = fetch_manifests if fetch else manifests
+        config_map = await self._create(job, made_from(plan, self.endpoint)[0])
+        plan = replace(thaw(config_map["data"]), excluded=plan.excluded, avoided=plan.avoided)
+        for manifest in made_from(plan, self.endpoint)[1:]:
             made = await self._create(job, manifest)
             if manifest["kind"] == "Job":
                 self.store.put(BATCH_JOB, made)
@@ -211,6 +263,9 @@ class Reconciler:
         kind, name = CHILD_KINDS[manifest["kind"]], manifest["metadata"]["name"]
         try:
             return await self.cluster.create(kind, manifest)
+        except errors.NotFound as error:
+            message = f"{manifest['kind']} {name} cannot be made, {kind.api_version} is not served here: {error}"
+            raise errors.Refused(message, final=False) from error
         except errors.Conflict:
             existing = await self.cluster.get(kind, job.namespace, name)
         if existing is None:
@@ -239,12 +294,19 @@ class Reconciler:
 
     async def _announce(self, job: Job, new: Status, transition: Transition, now: str) -> None:
         self.metrics.count_transition(transition)
+        if transition.happening not in EVENTS:
+            return
         fields = {"job": job.key, "run": new.run.index if new.run else None, "attempt": new.attempt}
         log.info("%s: %s", transition.happening, transition.message, extra=fields)
         try:
             await self.cluster.create(EVENT, event(job, transition, now))
         except errors.ClusterError as error:
             log.warning("an Event could not be written: %s", error, extra=fields)
+
+
+def _begun(observed: Observed) -> set[tuple[int, int]]:
+    downloads = observed.fetching.jobs if observed.fetching else ()
+    return {(child.run, child.attempt) for child in (*observed.jobs, *downloads)}
 
 
 def event(job: Job, transition: Transition, now: str) -> dict[str, Any]:

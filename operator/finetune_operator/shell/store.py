@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_api.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_RUN
 from finetune_operator.core.observe import INDEX_ANNOTATION
-from finetune_operator.shell.cluster import BATCH_JOB, JOB, POD, RUNTIME, Kind, Listing, Manifest
+from finetune_operator.shell.cluster import BATCH_JOB, JOB, POD, RUNTIME, WORKLOAD, Kind, Listing, Manifest
 
-WATCHED = (RUNTIME, BATCH_JOB, POD, JOB)
-"""Jobs come last: a job is looked at when its children are known."""
+WATCHED = (RUNTIME, BATCH_JOB, WORKLOAD, POD, JOB)
+"""Jobs come last: a job is looked at when its children are known. Kueue's Workloads only where they are served."""
+CHILD = re.compile(r"^(?P<job>.+)-[0-9a-f]{5}-r\d+a\d+$")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,21 @@ class Key:
 def key_of(kind: Kind, body: Manifest) -> Key:
     """The job that an object belongs to; for a runtime its own namespace and name."""
     metadata = body["metadata"]
+    if kind is WORKLOAD:
+        return Key(metadata["namespace"], _job_of_workload(metadata) or "")
     name = metadata["name"] if kind in (JOB, RUNTIME) else metadata.get("labels", {}).get(LABEL_JOB, "")
     return Key(metadata["namespace"], name)
+
+
+def _job_of_workload(metadata: Manifest) -> str | None:
+    """The FineTuneJob whose child Job a Workload admits, by the child's name."""
+    found = (CHILD.match(owner.get("name", "")) for owner in metadata.get("ownerReferences") or [])
+    return next((match["job"] for match in found if match), None)
+
+
+def is_ours(kind: Kind, body: Manifest) -> bool:
+    """Whether an object matters to us; of Kueue's Workloads most may not."""
+    return kind is not WORKLOAD or _job_of_workload(body["metadata"]) is not None
 
 
 REMOVED_KEPT = 4096
@@ -88,7 +103,8 @@ class Store:
 
         What is not in the list stays if it is newer than the list.
         """
-        listed = {(key_of(kind, body), body["metadata"]["name"]): body for body in listing.items}
+        found = [body for body in listing.items if is_ours(kind, body)]
+        listed = {(key_of(kind, body), body["metadata"]["name"]): body for body in found}
         repaired = {key for (key, _), body in listed.items() if self.put(kind, body)}
         for body in [body for body in self.all(kind) if _is_within(key_of(kind, body), within)]:
             key, metadata = key_of(kind, body), body["metadata"]
@@ -150,13 +166,24 @@ def _trim(kind: Kind, body: Manifest) -> Manifest:
         node = body.get("spec", {}).get("nodeName")
         return {"metadata": metadata, "spec": {"nodeName": node} if node else {}, "status": _pod_status(body)}
     if kind is BATCH_JOB:
-        return {"metadata": metadata, "status": {"conditions": body.get("status", {}).get("conditions", [])}}
+        return {"metadata": metadata, **_chosen(body, ("suspend", "completions"), ("conditions", "startTime"))}
+    if kind is WORKLOAD:
+        owners = [{"name": owner.get("name")} for owner in body["metadata"].get("ownerReferences") or []]
+        return {"metadata": {**metadata, "ownerReferences": owners}, **_chosen(body, (), ("conditions",))}
     return {"metadata": metadata, "spec": body.get("spec", {}), "status": body.get("status", {})}
+
+
+def _chosen(body: Manifest, spec: tuple[str, ...], status: tuple[str, ...]) -> Manifest:
+    return {
+        part: {name: body[part][name] for name in names if name in body.get(part, {})}
+        for part, names in (("spec", spec), ("status", status))
+    }
 
 
 def _pod_status(body: Manifest) -> Manifest:
     status = body.get("status", {})
     kept = {name: status[name] for name in ("phase", "reason", "message", "conditions") if name in status}
     for group in ("initContainerStatuses", "containerStatuses"):
-        kept[group] = [{"name": one["name"], "state": one.get("state", {})} for one in status.get(group) or []]
+        told = ("name", "state", "imageID")
+        kept[group] = [{name: one[name] for name in told if name in one} for one in status.get(group) or []]
     return kept
