@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-from pydantic import ValidationError
 
 from finetune_api import names
 from finetune_api.base import Document
 from finetune_api.evaluation import sources_of
 from finetune_api.fields import split_volume_uri, uri_scheme
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.manifest import Problem, problems_of
+from finetune_api.manifest import Problem
 from finetune_api.placement import EnvVar, Framework, PodTemplate, Scheduling, TrainerOverride
 from finetune_api.policy import Elastic
 from finetune_api.progress import Failure, FailureClass
 from finetune_api.run import JobIdentity, RunConfig
-from finetune_api.runtime import FineTuneRuntimeSpec, Limits, RuntimeVolume
+from finetune_api.runtime import RuntimeVolume
 from finetune_operator.core.job import Job, without_nulls
-from finetune_operator.core.layers import Runtime, Runtimes, layered, volumes_of
-from finetune_operator.core.limits import Bound, Layer, images_of, problems_of_limits
-from finetune_operator.core.podtemplate import problems_of_template
-from finetune_operator.core.rules import problems_of_rules
+from finetune_operator.core.layers import Runtime, Runtimes, volumes_of
+from finetune_operator.core.resolve import Invalid, resolved
 from finetune_operator.core.text import cut, failure
 
 __all__ = ["Plan", "Refused", "Runtime", "Runtimes", "claims", "freeze", "plan", "thaw", "wanted_runtime"]
@@ -118,9 +114,9 @@ def plan(job: Job, run: int, runtimes: Runtimes) -> Plan | Refused:
     """How run number `run` of the job would be carried out, as attempt 1."""
     if job.spec.get("runtimeRef") and runtimes.named is None:
         return Refused(_runtime_not_found(job), waits=True)
-    spec = _resolve(job, runtimes)
-    if isinstance(spec, Refused):
-        return spec
+    spec = resolved(job, runtimes)
+    if isinstance(spec, Invalid):
+        return Refused(_invalid(spec.reason, spec.problems))
     if spec.trainer.image is None:
         return Refused(_no_image())
     layers = runtimes.layers()
@@ -145,69 +141,6 @@ def _image_of(layers: Sequence[Runtime]) -> str | None:
 def _identity(runtime: Runtime) -> str:
     text = json.dumps(without_nulls(runtime.spec), sort_keys=True, separators=(",", ":"))
     return f"{runtime.namespace}/{runtime.name} sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _resolve(job: Job, runtimes: Runtimes) -> FineTuneJobSpec | Refused:
-    """The job's spec laid over its runtimes', valid as a whole and within the limits."""
-    for runtime in runtimes.layers():
-        if problems := list(_problems_of_runtime(runtime, runtimes.is_platforms(runtime))):
-            return Refused(_invalid("InvalidRuntime", problems))
-    if problems := problems_of_template(job.spec.get("podTemplate", {}), "spec.podTemplate"):
-        return Refused(_invalid("InvalidSpec", problems))
-    try:
-        spec = FineTuneJobSpec.model_validate(layered([runtime.spec for runtime in runtimes.layers()], job.spec))
-    except ValidationError as error:
-        found = problems_of(error, FineTuneJobSpec)
-        return Refused(_invalid("InvalidSpec", [_below("spec", problem) for problem in found]))
-    rules = problems_of_rules(spec.run_policy.rules, "spec.runPolicy.rules")
-    if problems := [*_relative_paths(spec), *_problems_of_elastic(spec), *rules]:
-        return Refused(_invalid("InvalidSpec", problems))
-    if problems := _beyond_limits(job, runtimes, spec):
-        return Refused(_invalid("LimitExceeded", problems))
-    return spec
-
-
-def _problems_of_runtime(runtime: Runtime, platforms_own: bool) -> Iterator[Problem]:
-    raw = without_nulls(runtime.spec)
-    place = f"{runtime.title}: spec"
-    try:
-        FineTuneRuntimeSpec.model_validate(raw)
-    except ValidationError as error:
-        for problem in problems_of(error, FineTuneRuntimeSpec):
-            yield _below(place, problem)
-        return
-    yield from problems_of_template(raw.get("podTemplate", {}), f"{place}.podTemplate", platforms_own)
-
-
-def _beyond_limits(job: Job, runtimes: Runtimes, spec: FineTuneJobSpec) -> list[Problem]:
-    """A runtime in the job's namespace is judged as the job is; only the platform's own set limits."""
-    layers = [(runtime, without_nulls(runtime.spec)) for runtime in runtimes.layers()]
-    own = [(runtime, raw) for runtime, raw in layers if runtimes.is_platforms(runtime)]
-    others = [Layer(f"{runtime.title}: spec", raw) for runtime, raw in layers if not runtimes.is_platforms(runtime)]
-    bounds = [Bound(runtime.title, Limits.model_validate(raw.get("limits", {}))) for runtime, raw in own]
-    images = {image for _, raw in own for image in images_of(raw)}
-    return problems_of_limits(spec, [*others, Layer("spec", job.spec)], bounds, images)
-
-
-def _below(place: str, problem: Problem) -> Problem:
-    return Problem(f"{place}.{problem.field}", problem.reason, problem.hint)
-
-
-def _relative_paths(spec: FineTuneJobSpec) -> Iterator[Problem]:
-    sources = {f"{field}.uri": source.uri for field, source in sources_of(spec.dataset, spec.evaluation)}
-    for field, uri in (spec.model.uris() | sources).items():
-        if uri.startswith("./"):
-            yield Problem(field, f"{uri!r} is relative to a machine", "use pvc://claim/path, hf:// or pkg://")
-
-
-def _problems_of_elastic(spec: FineTuneJobSpec) -> Iterator[Problem]:
-    nodes, elastic = spec.resources.nodes, spec.elastic
-    if elastic.min_nodes is not None and elastic.min_nodes > nodes:
-        reason = f"{elastic.min_nodes} is more than spec.resources.nodes, {nodes}"
-        yield Problem("spec.elastic.minNodes", reason, f"use 1 to {nodes}, or more spec.resources.nodes")
-    if elastic.max_nodes is not None and elastic.max_nodes < nodes:
-        reason = f"{elastic.max_nodes} is less than spec.resources.nodes, {nodes}"
-        yield Problem("spec.elastic.maxNodes", reason, f"use {nodes} or more, or fewer spec.resources.nodes")
 
 
 def _run_config(job: Job, run: int, spec: FineTuneJobSpec) -> RunConfig:
@@ -331,7 +264,7 @@ def thaw(data: Mapping[str, str]) -> Plan:
     )
 
 
-def _invalid(reason: str, problems: list[Problem]) -> Failure:
+def _invalid(reason: str, problems: Sequence[Problem]) -> Failure:
     message = "; ".join(f"{problem.field}: {problem.reason}" for problem in problems)
     hint = "; ".join(dict.fromkeys(problem.hint for problem in problems if problem.hint))
     return failure(FailureClass.CONFIG_ERROR, reason, message, hint or "correct the field and apply the manifest again")
