@@ -1,11 +1,13 @@
 """The first fault is the cause: which pod, which class, which words; and what keeps pods from starting."""
 
 from dataclasses import replace
+from itertools import dropwhile, takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_api.progress import BUDGETS, Failure, FailureClass, Outcome, Result
+from finetune_api.progress import BUDGETS, CLASS_OF_EXIT_CODE, Budget, Failure, FailureClass, Outcome, Result
 from finetune_operator.core.events import Trouble, TroubleKind
 from finetune_operator.core.faults import WORDS, blocked, fault, not_started
 from finetune_operator.core.observe import Bucket, Children, NodeHealth, Pod, observe
@@ -327,6 +329,32 @@ def test_no_fault_before_the_attempt_is_over(pods: tuple[APod, ...], job: AChild
 
 def test_every_class_has_words() -> None:
     assert set(WORDS) == set(FailureClass) == set(BUDGETS)
+
+
+PAGE = Path(__file__).parents[2].joinpath("docs/faults.md").read_text()
+COLUMNS = {"none": Budget.FINAL, "program": Budget.PROGRAM, "infrastructure": Budget.INFRASTRUCTURE}
+
+
+def rows_of_the_page(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading of docs/faults.md."""
+    lines = PAGE.partition(f"\n{heading}\n")[2].splitlines()
+    table = takewhile(bool, dropwhile(lambda line: "|" not in line, lines))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table][2:]
+
+
+def test_the_page_about_faults_has_every_class_with_its_budget() -> None:
+    told = {name: COLUMNS[row[2]] for row in rows_of_the_page("## Classes") for name in row[0].split(", ")}
+    assert told == {str(class_): budget for class_, budget in BUDGETS.items()}
+
+
+def test_the_page_about_faults_has_the_class_of_every_exit_code() -> None:
+    rows = rows_of_the_page("## Images of others")
+    told = {code: row[1].partition(",")[0] for row in rows for code in row[0].split(", ")}
+    for code in set(told) - {"any other"}:
+        failure = cause(a_pod().failed(int(code)), job=FAILED)
+        assert failure is not None
+        assert failure.class_ == told[code]
+    assert {str(int(code)) for code in CLASS_OF_EXIT_CODE} - set(told) == {"70"}
 
 
 def a_waiting_pod(rank: int = 0, reason: str | None = None, message: str = "", node: str | None = "node-1") -> Pod:

@@ -1,6 +1,8 @@
 """What the end of a log tells: torchrun's root cause, the rank's own words, the last exception."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_api.progress import FailureClass
 from finetune_operator.core.lastwords import LastWords, last_words
@@ -124,3 +126,30 @@ def test_the_last_two_kilobytes_that_the_kubelet_keeps_are_enough_for_the_rank_a
     log = (RAISED * 40 + torchrun(3, "1"))[-2048:]
     words = last_words(log)
     assert (words.rank, words.exit_code, words.time) == (3, 1, AT)
+
+
+PARTS = st.sampled_from(
+    [
+        OWN_LAUNCHER,
+        RAISED,
+        LOST,
+        RECORDED,
+        "Root Cause (first observed failure):\n",
+        "  time      : 2026-13-45_99:99:99\n",
+        "  rank      : 1\n",
+        "  rank      : " + "9" * 5000 + "\n",
+        "  exitcode  : -999999999 (pid: 5)\n",
+        "  traceback : ",
+        "\ud83d",
+        "\x00",
+        "====\n",
+        "[rank1]:\n",
+    ]
+)
+
+
+@given(st.lists(PARTS | st.text(max_size=40), max_size=12).map("".join))
+def test_no_log_is_too_strange_to_read(log: str) -> None:
+    words = last_words(log)
+    assert words.exit_code is None or words.exit_code >= 0
+    assert last_words(log) == words

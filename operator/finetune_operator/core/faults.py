@@ -279,15 +279,14 @@ def _describe(end: End, namespace: str) -> Failure:
     details = [words.message]
     if ended is not None and words.message != end.words.message:
         details.append(_how_it_ended(ended))
-    if ended is not None and ended.reason in NOT_STARTED and ended.log:
-        details.append(ended.log.strip().splitlines()[0])
-    if pod.message:
-        details.append(pod.message)
+    if ended is not None and ended.reason in NOT_STARTED:
+        details.append((ended.log or "").strip().partition("\n")[0])
+    details.append(pod.message or "")
     code = _exit_code(end)
     return failure(
         end.class_,
         words.reason,
-        f"pod {pod.name}: " + ": ".join(details),
+        f"pod {pod.name}: " + ": ".join(filter(None, details)),
         words.hint.format(pod=pod.name, node=pod.node or "NODE", namespace=namespace),
         rank=pod.rank if end.words.rank is None else end.words.rank,
         pod=pod.name,

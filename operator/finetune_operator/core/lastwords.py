@@ -41,8 +41,8 @@ class RootCause:
 
 
 BLOCK = compiled(r"(?s)Root Cause \(first observed failure\):\r?\n(.*)")
-RANK = compiled(r"(?m)^\s*rank\s*: (\d+)")
-EXIT_CODE = compiled(r"(?m)^\s*exitcode\s*: (-?\d+)")
+RANK = compiled(r"(?m)^\s*rank\s*: (\d{1,9})\b")
+EXIT_CODE = compiled(r"(?m)^\s*exitcode\s*: (-?\d{1,9})\b")
 TIME = compiled(r"(?m)^\s*time\s*: (\d{4}-\d\d-\d\d)_(\d\d:\d\d:\d\d)")
 SAID = compiled(r"(?s)traceback\s*: (.*?)(?:\n=+|$)")
 EXCEPTION = compiled(
@@ -77,9 +77,16 @@ def root_cause(log: str) -> RootCause | None:
     return RootCause(
         rank=int(rank.group(1) or 0),
         exit_code=number if number >= 0 else 128 - number,
-        time=seconds(f"{time.group(1)}T{time.group(2)}Z") if time else None,
+        time=_seconds(f"{time.group(1)}T{time.group(2)}Z") if time else None,
         said=(said.group(1) or "").strip() if said else "",
     )
+
+
+def _seconds(time: str) -> float | None:
+    try:
+        return seconds(time)
+    except ValueError:
+        return None
 
 
 def _words_of_rank(root: RootCause, log: str) -> LastWords:
