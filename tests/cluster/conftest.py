@@ -12,6 +12,7 @@ import pytest
 
 from support.cluster import Access, Cluster, NamedCluster
 from support.cluster.access import NoAuditLog, NoKueue
+from support.cluster.cluster import SecondNode
 
 # Every pod of the tests must pass the strictest of Kubernetes' own pod security standards.
 POD_SECURITY = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -65,6 +66,15 @@ def kueue(cluster: Access) -> Iterator[Access]:
         pytest.skip(str(error))
     yield cluster
     cluster.remove_kueue()
+
+
+@pytest.fixture
+def second_node(cluster: Access) -> Iterator[SecondNode]:
+    """A node beside the one that every cluster has, for a test that loses it."""
+    if not isinstance(cluster, Cluster):
+        pytest.skip("a node can be taken from a cluster of our own only")
+    with cluster.second_node() as node:
+        yield node
 
 
 @pytest.fixture

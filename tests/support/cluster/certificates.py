@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from support.cluster.layout import API_SERVICE_ADDRESS, API_URL, CLUSTER_DOMAIN, HOST_ADDRESS, NODE_ADDRESS, NODE_NAME
+from support.cluster.layout import API_SERVICE_ADDRESS, API_URL, CLUSTER_DOMAIN, HOST_ADDRESS, Layout, Node
 
 LIFETIME = timedelta(days=365)
 API_NAMES = (
@@ -42,8 +42,17 @@ CONTROLLER_MANAGER = Client("controller-manager", "system:kube-controller-manage
 SCHEDULER = Client("scheduler", "system:kube-scheduler")
 PROXY = Client("proxy", "system:kube-proxy")
 DNS = Client("dns", "coredns")
-KUBELET = Client("kubelet", f"system:node:{NODE_NAME}", ("system:nodes",))
-CLIENTS = (ADMIN, API_SERVER_TO_KUBELET, CONTROLLER_MANAGER, SCHEDULER, PROXY, DNS, KUBELET)
+CLIENTS = (ADMIN, API_SERVER_TO_KUBELET, CONTROLLER_MANAGER, SCHEDULER, PROXY, DNS)
+
+
+def kubelet(node: Node) -> Client:
+    """The user that a node's kubelet is."""
+    return Client(node.program("kubelet"), f"system:node:{node.name}", ("system:nodes",))
+
+
+def kubelet_server(node: Node) -> str:
+    """The name of the files of the certificate with which a node's kubelet answers."""
+    return node.program("kubelet-server")
 
 
 @dataclass(frozen=True)
@@ -121,14 +130,15 @@ def kubeconfig(directory: Path, client: Client) -> Path:
     return directory / f"{client.file}.kubeconfig"
 
 
-def create_all(directory: Path) -> None:
-    """Makes every certificate, kubeconfig and key that the cluster's components need."""
-    authority = Authority.create(directory)
+def create_all(layout: Layout) -> None:
+    """Makes every certificate, kubeconfig and key that the cluster's components need, on both nodes."""
+    authority = Authority.create(layout.certificates)
     authority.issue_server("apiserver", API_NAMES)
-    authority.issue_server("kubelet-server", (NODE_NAME, NODE_ADDRESS))
-    for client in CLIENTS:
+    for node in layout.nodes:
+        authority.issue_server(kubelet_server(node), (node.name, node.address))
+    for client in (*CLIENTS, *map(kubelet, layout.nodes)):
         authority.issue_client(client)
-    _create_service_account_key(directory)
+    _create_service_account_key(layout.certificates)
 
 
 def _create_service_account_key(directory: Path) -> None:

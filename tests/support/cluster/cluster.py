@@ -13,10 +13,31 @@ from pathlib import Path
 from support.cluster import audit, certificates, controlplane, dns, images, kueue, network, node, preflight, registry
 from support.cluster.access import Access, Images
 from support.cluster.build import Programs, build, programs
-from support.cluster.layout import ETCD_PEER_PORT, ETCD_PORT, NODE_ADDRESS, NODE_NAME, Layout, default_cache
+from support.cluster.layout import ETCD_PEER_PORT, ETCD_PORT, Layout, Node, default_cache
 from support.cluster.packages import install_packages
 from support.cluster.process import CommandFailed, ComponentFailed, Daemon
 from support.cluster.volumes import NAMESPACE_LABEL, STORAGE_CLASS, LocalClaim, local_volume
+
+
+@dataclass(frozen=True)
+class SecondNode:
+    """A node that a test can lose; pods come to it that tolerate layout.SECOND_NODE_TAINT."""
+
+    cluster: "Cluster"
+    node: Node
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    def lose(self) -> None:
+        """Pulls its plug: the cluster hears no more of it, while its pods go on running by themselves."""
+        network.unplug(self.node)
+
+    def find(self) -> None:
+        """Plugs it in again, and waits until the cluster has heard of it."""
+        network.plug_in(self.node)
+        self.cluster.await_node(self.node)
 
 
 @dataclass(frozen=True)
@@ -61,14 +82,15 @@ class Cluster(Access):
 
     def running(self) -> bool:
         """Whether every program runs and the node is ready."""
-        return all(daemon.pid for daemon in self.daemons) and self._node_ready()
+        return all(daemon.pid for daemon in self.daemons) and self._node_ready(self.layout.first_node)
 
     @property
     def daemons(self) -> tuple[Daemon, ...]:
-        """Every program of the cluster."""
+        """Every program of the cluster with its first node."""
         layout = self.layout
-        holder_and_services = (network.holder(layout), registry.daemon(layout), dns.daemon(layout))
-        return (*holder_and_services, *controlplane.daemons(layout), *node.daemons(layout))
+        first = layout.first_node
+        holder_and_services = (network.holder(first), registry.daemon(layout), dns.daemon(layout))
+        return (*holder_and_services, *controlplane.daemons(layout), *node.daemons(first))
 
     @property
     def kubeconfig(self) -> Path:
@@ -76,7 +98,7 @@ class Cluster(Access):
 
     @property
     def node_address(self) -> str:
-        return NODE_ADDRESS
+        return self.layout.first_node.address
 
     def program(self, name: str) -> Path:
         return programs(self.layout)[name]
@@ -88,7 +110,7 @@ class Cluster(Access):
     @cached_property
     def _images(self) -> Images:
         with self._lock("images"):
-            return images.load(self.layout, self._pull)
+            return images.load(self.layout.first_node, self._pull)
 
     def audit_events(self) -> Sequence[audit.AuditEvent]:
         return audit.read(self.layout.audit_log)
@@ -124,36 +146,70 @@ class Cluster(Access):
     def remove_kueue(self) -> None:
         kueue.remove(self)
 
+    @contextmanager
+    def second_node(self) -> Iterator[SecondNode]:
+        """A second node for as long as the block takes, with the images of the first; it starts in ten seconds."""
+        self.images()
+        second = self.layout.second_node
+        self._stop_second_node()
+        try:
+            self._start_second_node(second)
+            yield SecondNode(self, second)
+        finally:
+            self._stop_second_node()
+
+    def _start_second_node(self, second: Node) -> None:
+        built = programs(self.layout)
+        node.share_images(self.layout.first_node, second)
+        network.start_node_namespaces(second, built)
+        network.connect(second)
+        node.start_runtime(second)
+        images.import_pause(second, built)
+        node.start_agents(second, built)
+        self.await_node(second)
+
+    def _stop_second_node(self) -> None:
+        second = self.layout.second_node
+        node.stop(second)
+        network.disconnect(second)
+        shutil.rmtree(second.containerd, ignore_errors=True)
+        self.kubectl("delete", "node", second.name, "--ignore-not-found")
+
     def _start(self, built: Programs, internet: bool) -> None:
-        layout = self.layout
+        layout, first = self.layout, self.layout.first_node
         _require_free_ports()
         layout.config.mkdir(parents=True)
-        certificates.create_all(layout.certificates)
+        certificates.create_all(layout)
         shutil.copy(certificates.kubeconfig(layout.certificates, certificates.ADMIN), layout.kubeconfig)
-        network.start_node_namespaces(layout, built)
-        network.connect_node(layout)
+        network.make_bridge()
+        network.start_node_namespaces(first, built)
+        network.connect(first)
         if internet:
             network.allow_internet(layout)
         registry.start(layout, built)
-        node.start_runtime(layout)
-        images.import_pause(layout, built)
+        node.start_runtime(first)
+        images.import_pause(first, built)
         controlplane.start(layout, built)
-        node.start_agents(layout, built)
+        node.start_agents(first, built)
         self.apply(STORAGE_CLASS, *dns.ACCESS)
         dns.start(layout, built, forward=internet)
         self._await_ready()
 
     def _await_ready(self) -> None:
         dns.await_ready(self.layout)
-        kubelet = next(daemon for daemon in self.daemons if daemon.name == "kubelet")
-        kubelet.await_ready(self._node_ready, seconds=60)
+        self.await_node(self.layout.first_node)
         controller_manager = next(daemon for daemon in self.daemons if daemon.name == "kube-controller-manager")
         controller_manager.await_ready(self._default_account_exists, seconds=60)
 
-    def _node_ready(self) -> bool:
+    def await_node(self, wanted: Node) -> None:
+        """Waits until the node is ready; raises ComponentFailed."""
+        kubelet = node.daemons(wanted)[1]
+        kubelet.await_ready(lambda: self._node_ready(wanted), seconds=60)
+
+    def _node_ready(self, wanted: Node) -> bool:
         ready = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
         try:
-            return self.kubectl("get", "node", NODE_NAME, f"--output={ready}", "--request-timeout=5s") == "True"
+            return self.kubectl("get", "node", wanted.name, f"--output={ready}", "--request-timeout=5s") == "True"
         except CommandFailed:
             return False
 
@@ -177,7 +233,10 @@ class Cluster(Access):
         shutil.rmtree(self.layout.run, ignore_errors=True)
 
     def _end_processes(self) -> None:
-        node.stop(self.layout)
+        for one in self.layout.nodes:
+            node.stop(one)
+        node.leave_kernel(self.layout)
+        shutil.rmtree(self.layout.second_node.containerd, ignore_errors=True)
         for daemon in self.daemons:
             daemon.stop()
         network.remove(self.layout)

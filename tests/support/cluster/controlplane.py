@@ -104,6 +104,7 @@ def _controller_manager(layout: Layout, programs: Programs) -> list[str | Path]:
         f"--root-ca-file={pki / 'ca.crt'}",
         f"--service-account-private-key-file={pki / 'service-account.key'}",
         "--use-service-account-credentials=true",
+        "--node-monitor-grace-period=20s",
         "--leader-elect=false",
         "--secure-port=0",
         "--profiling=false",

@@ -9,7 +9,7 @@ from pathlib import Path
 from support.cluster import buildah, node, registry
 from support.cluster.access import Images
 from support.cluster.build import Programs
-from support.cluster.layout import REGISTRY, REPOSITORY, Layout
+from support.cluster.layout import REGISTRY, REPOSITORY, Layout, Node
 
 BUILD_FILES = ("Dockerfile", ".dockerignore", "pyproject.toml", "requirements.lock")
 SOURCES = ("api", "cli", "examples", "operator", "trainer")
@@ -46,14 +46,14 @@ def _inputs(repository: Path) -> Iterator[Path]:
         yield from sorted(path for path in files if "__pycache__" not in path.parts)
 
 
-def load(layout: Layout, pull: Callable[[str], None]) -> Images:
+def load(place: Node, pull: Callable[[str], None]) -> Images:
     """Both images, built and pushed where their inputs have changed and pulled where the node lacks them."""
-    operator, trainer = (_ensure_pushed(layout, target) for target in (OPERATOR, TRAINER))
-    present = node.images(layout)
+    operator, trainer = (_ensure_pushed(place.layout, target) for target in (OPERATOR, TRAINER))
+    present = node.images(place)
     for reference in {operator, trainer} - set(present):
         pull(reference)
     for stale in _stale(present, (operator, trainer)):
-        node.remove_image(layout, stale)
+        node.remove_image(place, stale)
     return Images(operator, trainer)
 
 
@@ -75,9 +75,9 @@ def _ensure_pushed(layout: Layout, target: Target) -> str:
     return f"{REGISTRY}/{repository_and_tag}"
 
 
-def import_pause(layout: Layout, programs: Programs) -> None:
+def import_pause(place: Node, programs: Programs) -> None:
     """Gives the node the image that holds a pod's namespaces; it comes from no registry."""
-    if node.PAUSE_IMAGE not in node.images(layout):
+    if node.PAUSE_IMAGE not in node.images(place):
         with tempfile.TemporaryDirectory() as directory:
-            archive = buildah.build_archive(layout, node.PAUSE_IMAGE, programs["pause"], Path(directory))
-            node.ctr(layout, "images", "import", str(archive))
+            archive = buildah.build_archive(place.layout, node.PAUSE_IMAGE, programs["pause"], Path(directory))
+            node.ctr(place, "images", "import", str(archive))

@@ -10,8 +10,6 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 BRIDGE = "finetune0"
 SUBNET = "10.231.0.0/16"
 HOST_ADDRESS = "10.231.0.1"
-NODE_ADDRESS = "10.231.0.10"
-POD_SUBNET = "10.231.1.0/24"
 SERVICE_SUBNET = "10.232.0.0/16"
 API_SERVICE_ADDRESS = "10.232.0.1"
 CLUSTER_DOMAIN = "cluster.local"
@@ -22,7 +20,8 @@ DNS_PORT = 53
 ETCD_PORT = 23790
 ETCD_PEER_PORT = 23791
 
-NODE_NAME = "finetune-node-0"
+NODE_NAMES = ("finetune-node-0", "finetune-node-1")
+SECOND_NODE_TAINT = {"key": "finetune.test/second", "effect": "NoSchedule"}
 REGISTRY = f"{HOST_ADDRESS}:{REGISTRY_PORT}"
 API_URL = f"https://{HOST_ADDRESS}:{API_PORT}"
 
@@ -56,11 +55,6 @@ class Layout:
         return self.cache / "registry"
 
     @property
-    def containerd(self) -> Path:
-        """The node's image store: kept, since unpacking the trainer image takes a minute."""
-        return self.cache / "containerd"
-
-    @property
     def run(self) -> Path:
         return self.cache / "run"
 
@@ -86,9 +80,71 @@ class Layout:
 
     @property
     def cgroup(self) -> str:
-        """The control group of the node's pods; another for every cache, as a kubelet removes what it does not know."""
+        """The control group of all pods; another for every cache, as a kubelet removes what it does not know."""
         return f"finetune-test-{hashlib.sha256(str(self.cache).encode()).hexdigest()[:8]}"
 
     @property
-    def node(self) -> Path:
-        return self.run / "node"
+    def first_node(self) -> "Node":
+        """The node that every cluster has."""
+        return Node(self, 0)
+
+    @property
+    def second_node(self) -> "Node":
+        """The node that only some tests start."""
+        return Node(self, 1)
+
+    @property
+    def nodes(self) -> "tuple[Node, ...]":
+        return (self.first_node, self.second_node)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node's name and addresses, and where its files lie."""
+
+    layout: Layout
+    number: int
+
+    @property
+    def name(self) -> str:
+        return NODE_NAMES[self.number]
+
+    @property
+    def address(self) -> str:
+        return f"10.231.0.{10 + self.number}"
+
+    @property
+    def pods(self) -> str:
+        """The addresses of its pods."""
+        return f"10.231.{1 + self.number}.0/24"
+
+    @property
+    def interface(self) -> str:
+        """The host's end of its cable."""
+        return f"{BRIDGE}n{self.number}"
+
+    @property
+    def cgroup(self) -> str:
+        return f"{self.layout.cgroup}/{self.name}"
+
+    @property
+    def files(self) -> Path:
+        return self.layout.run / self.name
+
+    @property
+    def config(self) -> Path:
+        return self.layout.config / self.name
+
+    @property
+    def containerd(self) -> Path:
+        """The image store. The first node's is kept, since unpacking the trainer image takes a minute."""
+        return self.layout.cache / self.program("containerd")
+
+    @property
+    def taints(self) -> tuple[dict[str, str], ...]:
+        """Pods of tests that do not ask for the second node are not placed on it."""
+        return (SECOND_NODE_TAINT,) if self.number else ()
+
+    def program(self, name: str) -> str:
+        """The name by which one of its programs is known."""
+        return f"{name}-{self.number}" if self.number else name

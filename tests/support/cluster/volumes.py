@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.cluster.access import Claim, Object
-from support.cluster.layout import NODE_NAME
+from support.cluster.layout import NODE_NAMES
 
 STORAGE_CLASS_NAME = "finetune-local"
 STORAGE_CLASS: Object = {
@@ -63,8 +63,8 @@ class LocalClaim(Claim):
 
 
 def local_volume(name: str, directory: Path, labels: dict[str, str]) -> Object:
-    """A volume that shows a directory of this machine."""
-    our_node = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE_NAME]}
+    """A volume that shows a directory of this machine, which both nodes are."""
+    both_nodes = {"key": "kubernetes.io/hostname", "operator": "In", "values": list(NODE_NAMES)}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -75,6 +75,6 @@ def local_volume(name: str, directory: Path, labels: dict[str, str]) -> Object:
             "capacity": {"storage": CAPACITY},
             "persistentVolumeReclaimPolicy": "Retain",
             "local": {"path": str(directory)},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [our_node]}]}},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [both_nodes]}]}},
         },
     }
