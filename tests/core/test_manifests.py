@@ -155,6 +155,21 @@ def test_job_is_indexed_and_never_retries_by_itself() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("scheduling", "ruled"),
+    [
+        pytest.param({}, True, id="no queue"),
+        pytest.param({"queueName": "gold", "gang": "Volcano"}, True, id="Volcano, which suspends no Job"),
+        pytest.param({"queueName": "training"}, False, id="Kueue"),
+    ],
+)
+def test_a_job_that_its_queue_may_suspend_has_no_rules_that_would_fail_it_for_that(
+    scheduling: dict[str, Any], ruled: bool
+) -> None:
+    job = children(a_job().with_nodes(2).with_spec(scheduling=scheduling))["Job"]
+    assert (job["spec"]["backoffLimit"], "podFailurePolicy" in job["spec"]) == (0, ruled)
+
+
 def test_each_rule_fails_the_job_and_stands_for_one_class() -> None:
     """Jobs that run already were made with this order: a class may be added at the end only."""
     codes = {rule: list(r.get("onExitCodes", {}).get("values", [])) for rule, r in enumerate(pod_failure_rules())}

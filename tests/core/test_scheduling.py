@@ -26,8 +26,11 @@ def job_of(plan: Plan) -> Part:
 
 
 def unplaced(plan: Plan) -> Part:
-    """The Job as if its plan asked nothing of who places it."""
-    return job_of(replace(plan, scheduling=Scheduling(gang=Gang.NONE), excluded=(), avoided=()))
+    """The Job as if its plan asked nothing of who places it. What its queue suspends has no podFailurePolicy."""
+    job = job_of(replace(plan, scheduling=Scheduling(gang=Gang.NONE), excluded=(), avoided=()))
+    if gang(plan) is Gang.KUEUE:
+        del job["spec"]["podFailurePolicy"]
+    return job
 
 
 def plan_of(job: AJob, scheduling: Part | None = None, pod: Part | None = None) -> Plan:

@@ -21,7 +21,7 @@ from finetune_operator.core import programs
 from finetune_operator.core.fetch import fetch_template
 from finetune_operator.core.plan import Plan, freeze
 from finetune_operator.core.pod import Endpoint, pod_template
-from finetune_operator.core.scheduling import POD_GROUP_API, needs_pod_group, scheduled
+from finetune_operator.core.scheduling import POD_GROUP_API, is_suspended_by_its_queue, needs_pod_group, scheduled
 
 Manifest = dict[str, Any]
 
@@ -70,13 +70,20 @@ def fetch_manifests(plan: Plan, endpoint: Endpoint) -> tuple[Manifest, Manifest]
     """
     labels = _labels_of_pods(plan, ROLE_FETCH)
     metadata = _metadata(plan, names.fetch_name(plan.name), labels)
-    return _config_map(plan, endpoint), _job(metadata, 1, fetch_template(plan, labels, endpoint))
+    template = fetch_template(plan, labels, endpoint)
+    return _config_map(plan, endpoint), _job(metadata, 1, template, failure_policy())
 
 
 def _training_job(plan: Plan, endpoint: Endpoint) -> Manifest:
+    """The attempt's Job. One failed pod fails it; podFailurePolicy adds that the Job itself tells the class.
+
+    A Job that its queue may suspend does without: the Job controller holds the rules against the pods that end because
+    of the suspension, too, and fails the Job for good (seen with Kubernetes 1.34). Else it does not count such pods.
+    """
     labels = _labels_of_pods(plan, ROLE_TRAIN)
-    metadata = _metadata(plan, plan.name, labels)
-    return scheduled(_job(metadata, plan.nodes, pod_template(plan, labels, endpoint)), plan)
+    template = pod_template(plan, labels, endpoint)
+    policy = {} if is_suspended_by_its_queue(plan) else failure_policy()
+    return scheduled(_job(_metadata(plan, plan.name, labels), plan.nodes, template, policy), plan)
 
 
 def _labels_of_run(plan: Plan) -> dict[str, str]:
@@ -140,7 +147,7 @@ def _pod_group(plan: Plan) -> Manifest:
     }
 
 
-def _job(metadata: Manifest, nodes: int, template: Manifest) -> Manifest:
+def _job(metadata: Manifest, nodes: int, template: Manifest, policy: Manifest) -> Manifest:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -151,10 +158,14 @@ def _job(metadata: Manifest, nodes: int, template: Manifest) -> Manifest:
             "parallelism": nodes,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": pod_failure_rules()},
+            **policy,
             "template": template,
         },
     }
+
+
+def failure_policy() -> Manifest:
+    return {"podFailurePolicy": {"rules": pod_failure_rules()}}
 
 
 def pod_failure_rules() -> list[Manifest]:

@@ -52,6 +52,11 @@ def gang(plan: Plan) -> Gang:
     return GANG_OF_SCHEDULER.get(plan.pod_template.spec.get("schedulerName", ""), Gang.NONE)
 
 
+def is_suspended_by_its_queue(plan: Plan) -> bool:
+    """Whether a queue holds the Job back, and may suspend it while it runs."""
+    return gang(plan) is Gang.KUEUE
+
+
 def needs_pod_group(plan: Plan) -> bool:
     """Whether a PodGroup must stand before the pods; one pod alone is no gang."""
     return gang(plan) is Gang.COSCHEDULING and plan.nodes > 1
