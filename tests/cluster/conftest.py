@@ -64,8 +64,10 @@ def kueue(cluster: Access) -> Iterator[Access]:
         cluster.install_kueue()
     except NoKueue as error:
         pytest.skip(str(error))
+    cluster.restart_operator()
     yield cluster
     cluster.remove_kueue()
+    cluster.restart_operator()
 
 
 @pytest.fixture

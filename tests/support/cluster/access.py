@@ -145,6 +145,13 @@ class Access(ABC):
         except CommandFailed as error:
             raise ComponentFailed(f"{error}\n{self.describe(OPERATOR_NAMESPACE)}") from error
 
+    def restart_operator(self) -> None:
+        """Lets the operator, where it is installed, look again at which kinds the cluster knows."""
+        where = f"--namespace={OPERATOR_NAMESPACE}"
+        if self.kubectl("get", "deployments", where, "--output=name", "--ignore-not-found").strip():
+            self.kubectl("rollout", "restart", "deployment", where)
+            self.kubectl("rollout", "status", "deployment", where, "--timeout=2m")
+
     def describe(self, namespace: str) -> str:
         """Objects, events and the end of every pod's log, for a person who asks what went wrong."""
         where = f"--namespace={namespace}"
