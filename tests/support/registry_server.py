@@ -94,11 +94,10 @@ class RegistryServer:
 
 
 class TokenServer:
-    """Gives whoever knows the password a token for what he asks for; `seconds` is how long it is good."""
+    """Gives whoever knows the password a token for what he asks for; `given` has the scopes of all."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.seconds = 300.0
         self.given: list[str] = []
         self.keys = folder / "jwks.json"
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -112,7 +111,8 @@ class TokenServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _token(self, scopes: list[str]) -> str:
+    def token(self, scopes: list[str], seconds: float = 300) -> str:
+        """A token that is good for so long."""
         self.given.extend(scopes)
         access = []
         for scope in scopes:
@@ -120,7 +120,7 @@ class TokenServer:
             access.append({"type": kind, "name": name, "actions": actions.split(",")})
         now = time.time()
         claims = {"iss": ISSUER, "sub": USER, "aud": SERVICE, "access": access, "jti": str(len(self.given))}
-        times = {"iat": int(now), "nbf": int(now), "exp": int(now + self.seconds)}
+        times = {"iat": int(now), "nbf": int(now), "exp": int(now + seconds)}
         return jwt.encode({**claims, **times}, self._key, algorithm="RS256", headers={"kid": KEY})
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -131,7 +131,7 @@ class TokenServer:
             def do_GET(self) -> None:
                 known = self.headers["Authorization"] == expected
                 scopes = parse_qs(urlsplit(self.path).query).get("scope", [])
-                body = json.dumps({"token": server._token(scopes)} if known else {}).encode()
+                body = json.dumps({"token": server.token(scopes)} if known else {}).encode()
                 self.send_response(200 if known else 401)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
