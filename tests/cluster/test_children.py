@@ -12,6 +12,7 @@ from finetune_operator.core.manifests import fetch_manifests, manifests
 from finetune_operator.core.plan import Plan, Runtime, Runtimes
 from support.builders import ENDPOINT, a_job
 from support.cluster import Access
+from support.cluster.waiting import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -64,3 +65,66 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
     metadata, template = job["metadata"], job["spec"]["template"]
     named = {"name": metadata["name"], "namespace": metadata["namespace"], **template["metadata"]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": named, "spec": template["spec"]}
+
+
+SAVES_WHEN_TOLD_TO_STOP = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1 + int(os.environ["JOB_COMPLETION_INDEX"])), os._exit(75)))
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(1))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_job_of_a_queue_outlives_its_suspension_and_not_a_fault(cluster: Access, module_namespace: str) -> None:
+    """The test is the queue: it suspends and resumes, as Kueue does."""
+    children = {child["kind"]: child for child in manifests(queued_program(cluster, module_namespace), ENDPOINT)}
+    for child in children.values():
+        # The owner is not there, and what has lost its owner is collected.
+        del child["metadata"]["ownerReferences"]
+    cluster.apply(*children.values())
+    name = children["Job"]["metadata"]["name"]
+
+    def suspend(value: bool) -> None:
+        patch = json.dumps({"spec": {"suspend": value}})
+        cluster.kubectl("patch", "job", name, f"--namespace={module_namespace}", f"--patch={patch}")
+
+    def ready_pods() -> int:
+        status = (cluster.get("job", name, module_namespace) or {}).get("status", {})
+        return int(status.get("ready", 0))
+
+    def ends() -> set[str]:
+        status = (cluster.get("job", name, module_namespace) or {}).get("status", {})
+        return {item["type"] for item in status.get("conditions", []) if item["status"] == "True"}
+
+    assert ready_pods() == 0
+    for _ in range(2):
+        suspend(False)
+        wait_for(cluster, module_namespace, lambda: ready_pods() == 2, 60, "both pods")
+        suspend(True)
+        wait_for(cluster, module_namespace, lambda: not cluster.list("pods", module_namespace), 60, "the pods' end")
+        assert ends() == {"Suspended"}
+
+    suspend(False)
+    wait_for(cluster, module_namespace, lambda: ready_pods() == 2, 60, "both pods")
+    pod = cluster.list("pods", module_namespace, "batch.kubernetes.io/job-completion-index=1")[0]["metadata"]["name"]
+    fault = "import os, signal; os.kill(1, signal.SIGUSR1)"
+    cluster.kubectl("exec", pod, f"--namespace={module_namespace}", "--", "python", "-c", fault)
+    wait_for(cluster, module_namespace, lambda: "Failed" in ends(), 60, "the Job's failure")
+
+
+def queued_program(cluster: Access, namespace: str) -> Plan:
+    """Two pods of a program that takes a moment to save; no pod needs a volume."""
+    trainer = {
+        "image": cluster.images().operator,
+        "framework": "custom",
+        "command": ["python", "-c", SAVES_WHEN_TOLD_TO_STOP],
+    }
+    job = a_job(namespace=namespace).with_spec(
+        dataset={"train": [{"uri": "hf://org/data"}]},
+        output={"uri": None},
+        resources={"nodes": 2},
+        scheduling={"queueName": "training"},
+        trainer=trainer,
+    )
+    return job.plan()
