@@ -132,7 +132,7 @@ def test_the_status_says_what_the_run_was_made_from(world: World) -> None:
 def test_a_preempted_job_waits_in_its_queue_and_goes_on_as_the_same_attempt(world: World) -> None:
     world.user_applies(GPUS.with_spec(scheduling={"queueName": "team"}))
     world.settle()
-    assert world.status().phase is Phase.QUEUED
+    assert (world.status().phase, len(world.written())) == (Phase.QUEUED, 4)
     world.has(a_child_job().let_go(world.now))
     pods_run(world)
     world.later(100)

@@ -16,6 +16,7 @@ from finetune_operator.core.faults import WORDS, Fault, blocked, fault, not_star
 from finetune_operator.core.observe import Bucket, JobState, Pod
 from finetune_operator.core.plan import Plan, Refused
 from finetune_operator.core.rules import matching_rule
+from finetune_operator.core.scheduling import is_suspended_by_its_queue
 from finetune_operator.core.situation import Situation
 from finetune_operator.core.text import failure
 from finetune_operator.core.times import elapsed
@@ -351,6 +352,8 @@ def _create(s: Situation, attempt: int, plan: Plan, *, fetch: bool) -> Decision:
     phase, reason, message = Phase.PENDING, "Starting", "children are created"
     if fetch:
         reason, message = _FETCHING
+    elif is_suspended_by_its_queue(plan):
+        phase, (reason, message) = Phase.QUEUED, _NOT_LET_IN
     if s.restarting:
         phase, (reason, message) = Phase.RESTARTING, _why(s)
     return Decision(
@@ -365,6 +368,7 @@ def _create(s: Situation, attempt: int, plan: Plan, *, fetch: bool) -> Decision:
     )
 
 
+_NOT_LET_IN = ("Queued", "the queue has not let the job in yet")
 _FETCHING = ("Fetching", "model and data are fetched into the cache; no GPU is held meanwhile")
 
 
@@ -421,7 +425,7 @@ def _starting(s: Situation, phase: Phase) -> Decision:
 
 def _queued(s: Situation) -> Decision:
     queue = s.child.queue if s.child else None
-    reason, message = queue or ("Queued", "the queue has not let the job in yet")
+    reason, message = queue or _NOT_LET_IN
     return Decision(Phase.QUEUED, reason, message, requeue_after=s.observed.next_check)
 
 

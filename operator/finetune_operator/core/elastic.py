@@ -8,6 +8,7 @@ from itertools import takewhile
 from finetune_api.placement import Gang
 from finetune_api.status import AttemptRecord
 from finetune_operator.core.plan import Plan
+from finetune_operator.core.scheduling import gang
 
 RESIZED = "Resized"
 """Result of an attempt that gave way to one with another number of nodes."""
@@ -39,8 +40,7 @@ def placeable(plan: Plan, placed: int) -> int | None:
     least = plan.elastic.min_nodes
     if least is None or placed >= plan.nodes or plan.nodes <= least:
         return None
-    all_or_none = plan.scheduling.gang not in (Gang.AUTO, Gang.NONE) or bool(plan.scheduling.queue_name)
-    if placed == 0 and all_or_none:
+    if placed == 0 and gang(plan) is not Gang.NONE:
         return least
     return placed if placed >= least else None
 
