@@ -16,6 +16,8 @@ URI_PATTERN = r"^(hf|pkg|pvc|file|s3|gs|az|https)://[^\s]+$|^\./[^\s]*$"
 VOLUME_PATTERN = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]*)?$"
 PUSH_PATTERN = r"^(s3|gs|az|hf|oci)://[^\s]+$"
 OUTPUT_PATTERN = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\s]*)?$|^(s3|gs|az|hf|oci)://[^\s]+$"
+OBJECT_STORES = frozenset({"s3", "gs", "az"})
+"""Schemes of places that have folders, which two jobs must not share by accident."""
 SOURCE_SCHEMES = (
     "hf://, pkg://, pvc://claim/path, s3://, gs://, az://, https://, file:///absolute/path, "
     "or ./path with `finetune run`"

@@ -70,11 +70,11 @@ def run(
         config = local.run_config(job, folder, file.parent.absolute(), volumes, processes)
         _say_what_differs_here(job)
         with runner.locked(folder), screen.RunScreen(console) as shown:
-            finished = runner.is_finished(folder)
+            finished, pushed = runner.is_finished(folder), runner.pushed_uri(folder)
             code = runner.run_trainer(config, shown.show)
     except InvalidManifest as invalid:
         _refuse(invalid)
-    if finished and code in (ExitCode.DONE, ExitCode.EVALUATION_GATE_FAILED):
+    if finished and pushed == runner.pushed_uri(folder) and code in (ExitCode.DONE, ExitCode.EVALUATION_GATE_FAILED):
         console.print("This run was finished before; nothing was done. To start over, add --fresh.\n")
     _report(code, folder)
     raise typer.Exit(code)
@@ -145,6 +145,8 @@ def _report(code: int, folder: Path) -> None:
         screen.print_interrupted(errors, outcome, ["finetune", *sys.argv[1:]])
     else:
         screen.print_failure(errors, code, outcome.failure if outcome else None, runner.log_tail(folder))
+        if outcome is not None and outcome.output is not None:
+            screen.print_kept(errors, folder)
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_api.evaluation import sources_of
-from finetune_api.fields import split_volume_uri
+from finetune_api.fields import OBJECT_STORES, split_volume_uri, uri_scheme
 from finetune_api.job import FineTuneJob, FineTuneJobSpec
 from finetune_api.manifest import InvalidManifest, Problem
+from finetune_api.names import volume_folder
 from finetune_api.run import JobIdentity, RunConfig
 
 LOCAL_UID = "local"
@@ -31,10 +32,21 @@ def run_config(
         resources=resources,
         folder=str(folder),
         checkpoint_folder=str(folder / "checkpoints"),
+        output_uri=_pushed_to(job),
         volumes={claim: str(path) for claim, path in volumes.items()},
         cache_folder=_cache_folder(spec, volumes),
         base_folder=str(base_folder),
     )
+
+
+def _pushed_to(job: FineTuneJob) -> str | None:
+    """The place of spec.output.uri as a cluster would have it; None for a volume: its files are in the run's folder."""
+    uri, exact = job.spec.output.uri, job.spec.output.exact
+    if uri is None or uri_scheme(uri) == "pvc":
+        return None
+    if exact or uri_scheme(uri) not in OBJECT_STORES:
+        return uri
+    return f"{uri.rstrip('/')}/{volume_folder(job.metadata.namespace, job.metadata.name, LOCAL_UID)}"
 
 
 def _cache_folder(spec: FineTuneJobSpec, volumes: Mapping[str, Path]) -> str | None:

@@ -153,6 +153,12 @@ def is_finished(folder: Path) -> bool:
     return status.phase == Phase.SUCCEEDED or (status.phase == Phase.FAILED and gate_failed)
 
 
+def pushed_uri(folder: Path) -> str | None:
+    """Where the model of the run in `folder` was pushed to."""
+    status = read_status(folder)
+    return status.output.pushed_uri if status is not None and status.output is not None else None
+
+
 def log_tail(folder: Path, lines: int = 20) -> str:
     """The last lines of the trainer's log."""
     text = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace")

@@ -96,6 +96,10 @@ def print_success(console: Console, folder: Path, outcome: Outcome) -> None:
     console.print(f"\nThe run's folder is {shown(folder)}. To use the model:\n", highlight=False)
     console.print(f"    finetune predict {shlex.quote(shown(folder))} FILE\n", highlight=False, markup=False)
     console.print(f"{shown(folder / 'README.md')} has the Python lines.", highlight=False, markup=False)
+    if outcome.output is not None and outcome.output.pushed_uri is not None:
+        console.print(
+            f"The model was pushed to {outcome.output.pushed_uri}", highlight=False, markup=False, soft_wrap=True
+        )
     _print_where_the_page_is(console, folder)
 
 
@@ -114,6 +118,12 @@ def print_gate_failed(console: Console, folder: Path, outcome: Outcome) -> None:
         console.print(outcome.failure.hint or "", highlight=False, markup=False)
     console.print(f"\nThe model is kept in {shown(folder / 'model')}.", highlight=False, markup=False)
     _print_where_the_page_is(console, folder)
+
+
+def print_kept(console: Console, folder: Path) -> None:
+    """After a push that failed: nothing is lost."""
+    message = f"The model is kept in {shown(folder / 'model')}; the same command again only pushes it."
+    console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_interrupted(console: Console, outcome: Outcome | None, command: list[str]) -> None:

@@ -64,3 +64,20 @@ def test_a_useless_volume_option_is_refused(option: str, message: str) -> None:
     with pytest.raises(InvalidManifest) as refused:
         local.volume_folders(VOLUME_JOB.spec, [option], HERE)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        pytest.param({}, None, id="nothing"),
+        pytest.param({"uri": "pvc://results/out"}, None, id="a volume is the run's folder"),
+        pytest.param({"uri": "s3://b/out/"}, "s3://b/out/default/reviews/local", id="a store gets a folder of the job"),
+        pytest.param({"uri": "s3://b/out", "exact": True}, "s3://b/out", id="exactly there"),
+        pytest.param({"uri": "hf://owner/name"}, "hf://owner/name", id="a repository is one model's"),
+        pytest.param({"uri": "oci://r.example/m:v1"}, "oci://r.example/m:v1", id="a registry's too"),
+        pytest.param({"pushTo": "s3://b/copy"}, None, id="a copy is no matter of the output"),
+    ],
+)
+def test_the_output_is_pushed_as_on_a_cluster(output: dict[str, object], expected: str | None) -> None:
+    job = parse_job(a_manifest(output=output))
+    assert local.run_config(job, HERE, HERE, {}, None).output_uri == expected

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from finetune_api.progress import Checkpoint, Failure, FailureClass, Outcome, Progress, Result
+from finetune_api.progress import Checkpoint, Failure, FailureClass, Outcome, Output, Progress, Result
 from finetune_api.status import Condition, ConditionType, Phase, Status
 from finetune_cli import screen
 
@@ -86,3 +86,15 @@ def test_a_failure_tells_class_reason_message_and_hint(console: Console) -> None
     )
     screen.print_failure(console, 65, failure, "")
     assert printed(console) == "DataError (MissingColumn): no column 'txt'\ntry text\n"
+
+
+def test_a_model_that_was_pushed_tells_where_it_is(console: Console, tmp_path: Path) -> None:
+    pushed = f"oci://registry.example/team-a/reviews@sha256:{'0' * 64}"
+    outcome = Outcome(outcome=Result.SUCCEEDED, output=Output(uri=str(tmp_path), pushed_uri=pushed))
+    screen.print_success(console, tmp_path, outcome)
+    assert f"\nThe model was pushed to {pushed}\n" in printed(console)
+
+
+def test_after_a_push_that_failed_the_model_is_said_to_be_kept(console: Console) -> None:
+    screen.print_kept(console, Path("/runs/x"))
+    assert printed(console) == "The model is kept in /runs/x/model; the same command again only pushes it.\n"

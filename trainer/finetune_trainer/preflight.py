@@ -19,7 +19,7 @@ from finetune_trainer.data.kept import keep_data
 from finetune_trainer.data.prepare import load_data, places_of
 from finetune_trainer.data.told import LEAK, told
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.files import OUTCOME, read_json
+from finetune_trainer.files import OUTCOME, PUSHED, read_json
 from finetune_trainer.forgetting import check_forgetting
 from finetune_trainer.gate import check_gate
 from finetune_trainer.methods.limits import check_method, check_positions, gpus_of
@@ -51,7 +51,9 @@ def load_run_config(path: Path) -> RunConfig:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run in `folder` has left its model: it succeeded, or only its gate failed."""
+    """Whether the run in `folder` has left its model: it succeeded, or only its gate failed, or only its push."""
+    if (folder / PUSHED).exists():
+        return True
     value = read_json(folder / OUTCOME)
     return value is not None and Outcome.model_validate(value).is_finished
 
