@@ -149,6 +149,18 @@ def test_torchruns_root_cause_is_the_rank_and_the_exit_code() -> None:
     )
 
 
+def test_a_rank_that_was_killed_under_torchrun_is_told_of_beside_its_class() -> None:
+    pod = a_pod().failed(1, message=TORCHRUN.replace("exitcode  : 1", "exitcode  : -9"))
+    failure = cause(pod, job=FAILED)
+    assert failure is not None
+    assert (failure.class_, failure.rank, failure.signal, failure.message) == (
+        "OutOfMemoryHost",
+        3,
+        "SIGKILL",
+        f"pod {pod.name}: the pod's memory was exhausted: rank 3 was ended by SIGKILL with exit code 137",
+    )
+
+
 def test_a_program_that_is_not_there_is_told_with_what_the_runtime_said() -> None:
     said = 'exec: "trian": executable file not found in $PATH: unknown'
     failure = cause(a_pod().failed(128, message=said, reason="StartError"), job=FAILED)

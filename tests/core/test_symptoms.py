@@ -143,6 +143,34 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 9, in <
             id="huggingface_hub: no such repository",
         ),
         pytest.param(
+            TRACEBACK + "OSError: me/typo is not a local folder and is not a valid model identifier listed on "
+            "'https://huggingface.co/models'",
+            "ConfigError",
+            "RepositoryNotFound",
+            id="transformers: no such repository",
+        ),
+        pytest.param(
+            TRACEBACK + "huggingface_hub.errors.HfHubHTTPError: 403 Forbidden: None.\nCannot access content at: "
+            "https://huggingface.co/api/models/me/x.",
+            "AuthError",
+            "AuthError",
+            id="huggingface_hub: 403",
+        ),
+        pytest.param(
+            TRACEBACK + "huggingface_hub.errors.HfHubHTTPError: Server error '503 Service Unavailable' for url "
+            "'https://huggingface.co/api/models/me/x'",
+            "Unavailable",
+            "Unavailable",
+            id="huggingface_hub: 503",
+        ),
+        pytest.param(
+            TRACEBACK + "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find "
+            "them in the cached files.",
+            "Unavailable",
+            "Unavailable",
+            id="transformers: no hub",
+        ),
+        pytest.param(
             TRACEBACK + "botocore.exceptions.ClientError: An error occurred (InvalidAccessKeyId) when calling the "
             "ListObjectsV2 operation: The AWS Access Key Id you provided does not exist in our records.",
             "AuthError",
@@ -330,6 +358,18 @@ def test_the_line_that_tells_it_is_given_without_the_rank_before_it() -> None:
     found = symptom_of("step 1\n[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB\n[rank1]: more\n")
     assert found is not None
     assert found.line == "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB"
+
+
+def test_a_line_of_code_in_a_traceback_is_no_symptom() -> None:
+    log = (
+        'Traceback (most recent call last):\n  File "hub.py", line 892, in check\n'
+        "    raise GatedRepoError(message) from e\nhub.GatedRepoError: 401 Client Error.\n\n"
+        "Cannot access gated repo for url https://hub/me/x.\n"
+    )
+    found = symptom_of(log)
+    assert found is not None
+    assert found.line == "Cannot access gated repo for url https://hub/me/x."
+    assert symptom_of(log.partition("hub.GatedRepoError")[0] + "ValueError: no token") is None
 
 
 def test_half_a_character_in_a_log_does_no_harm() -> None:

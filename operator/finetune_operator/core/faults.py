@@ -278,7 +278,7 @@ def _describe(end: End, namespace: str) -> Failure:
     words = _words(end)
     details = [words.message]
     if ended is not None and words.message != end.words.message:
-        details.append(_how_it_ended(ended))
+        details.append(_how_it_ended(ended, end.words))
     if ended is not None and ended.reason in NOT_STARTED:
         details.append((ended.log or "").strip().partition("\n")[0])
     details.append(pod.message or "")
@@ -308,7 +308,9 @@ def _words(end: End) -> Words:
     return Words(said.reason or general.reason, said.message, said.hint or general.hint)
 
 
-def _how_it_ended(ended: Ended) -> str:
+def _how_it_ended(ended: Ended, words: LastWords) -> str:
+    if words.rank is not None and words.message is not None:
+        return words.message
     name = signal_of(ended.exit_code)
     signal = f" ({name})" if name else ""
     return f"container {ended.container} ended with exit code {ended.exit_code}{signal}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from finetune_api.progress import FailureClass
 from finetune_operator.core.patterns import clean, compiled
-from finetune_operator.core.symptoms import PREFIX, TRACEBACK, line_at, symptom_of
+from finetune_operator.core.symptoms import FRAME, PREFIX, TRACEBACK, line_at, symptom_of, without_mark
 from finetune_operator.core.text import signal_of
 from finetune_operator.core.times import seconds
 
@@ -95,7 +95,7 @@ def _words_of_rank(root: RootCause, log: str) -> LastWords:
     Where no line is marked as its own, those without a mark are read; but a lost peer in them may be anybody's.
     """
     if TRACEBACK in root.said:
-        return _read("\n".join(line.strip() for line in root.said.splitlines()))
+        return _read("\n".join(line.removeprefix("  ") for line in root.said.splitlines()))
     before = log[: log.rfind(TRACEBACK)] if TRACEBACK in log else log
     lines = before.splitlines()
     own = [line for line in lines if line.startswith(f"[rank{root.rank}]:")]
@@ -104,7 +104,7 @@ def _words_of_rank(root: RootCause, log: str) -> LastWords:
 
 
 def _without_prefixes(log: str) -> str:
-    return "\n".join(line_at(line, 0) for line in log.splitlines())
+    return "\n".join(without_mark(line) for line in log.splitlines())
 
 
 def _read(text: str) -> LastWords:
@@ -112,6 +112,7 @@ def _read(text: str) -> LastWords:
     if found := symptom_of(text):
         symptom = found.symptom
         return LastWords(symptom.class_, symptom.reason, found.line, symptom.hint, symptom.consequence)
+    text = FRAME.sub("", text)
     exceptions = [match for match in EXCEPTION.finditer(text) if _name(match.group(1)) not in LAUNCHERS]
     if not exceptions:
         return LastWords()

@@ -135,7 +135,11 @@ CATALOGUE = (
         FailureClass.CONFIG_ERROR,
         "RepositoryNotFound",
         "check the repository's name; a private one needs HF_TOKEN, from the Secret that secretRef names",
-        (r"RepositoryNotFoundError|Repository Not Found for url",),  # huggingface_hub
+        (
+            r"RepositoryNotFoundError|Repository Not Found for url",  # huggingface_hub
+            r"is not a local folder and is not a valid model identifier",  # transformers
+            r"DatasetNotFoundError",  # datasets
+        ),
         logged=False,
     ),
     Symptom(
@@ -210,7 +214,10 @@ CATALOGUE = (
         "Unavailable",
         REACH,
         (
-            r"\b(?:408|429|5\d\d) (?:Client|Server) Error|HTTP Error (?:429|5\d\d)|Too Many Requests",
+            r"\b(?:408|429|5\d\d) (?:Client|Server) Error|Too Many Requests",  # requests
+            r"HTTP Error (?:429|5\d\d)",  # urllib
+            r"(?:Client|Server) error '(?:408|429|5\d\d) ",  # httpx
+            r"\b50[0234] (?:Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time-?out)\b",
             r"An error occurred \((?:500|502|503|504|SlowDown|ServiceUnavailable|InternalError|RequestTimeout"
             r"|Throttling\w*|RequestLimitExceeded)\)",  # botocore
             r"Could not connect to the endpoint URL|(?:Endpoint|HTTPClient)\w*Error|(?:Connect|Read)Timeout",
@@ -233,24 +240,32 @@ CATALOGUE = (
     ),
 )
 
-PREFIX = compiled(r"(?m)^\[(?:rank|default|[a-z]*)\d+\]: ?")
+PREFIX = compiled(r"^\[(?:rank|default|[a-z]*)\d+\]: ?")
+"""The mark of a rank that torch and torchrun put before a line."""
 TRACEBACK = "Traceback (most recent call last)"
+FRAME = compiled(r'(?m)^ *File "[^"\n]+", line \d+.*(?:\n {4,}.*)*')
+"""A place in a traceback with its line of code: a program that names an error does not have it."""
 
 
 def symptom_of(log: str) -> Finding | None:
-    """The first symptom of the catalogue that the log shows."""
-    text = clean(log)
+    """The first symptom of the catalogue that the log shows, with the last line that shows it."""
+    text = FRAME.sub("", clean(log))
     start = max(text.find(TRACEBACK), 0)
     for symptom in CATALOGUE:
         from_ = 0 if symptom.logged else start
-        for pattern in symptom.patterns:
-            if match := compiled(pattern).search(text[from_:]):
-                return Finding(symptom, line_at(text, from_ + match.start()))
+        searched = text[from_:]
+        places = [match.start() for pattern in symptom.patterns for match in compiled(pattern).finditer(searched)]
+        if places:
+            return Finding(symptom, line_at(searched, max(places)))
     return None
 
 
 def line_at(text: str, place: int) -> str:
-    """The line at a character of `text`, without the mark of a rank that torch puts before it."""
-    line = text[text.rfind("\n", 0, place) + 1 :].split("\n", 1)[0].strip()
-    prefix = PREFIX.search(line)
-    return line[prefix.end() :] if prefix else line
+    """The line at a character of `text`, without the mark of a rank."""
+    line = text[text.rfind("\n", 0, place) + 1 :].partition("\n")[0]
+    return without_mark(line).strip()
+
+
+def without_mark(line: str) -> str:
+    mark = PREFIX.search(line)
+    return line[mark.end() :] if mark else line
