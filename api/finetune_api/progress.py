@@ -201,12 +201,14 @@ class Outcome(Document):
         return self.outcome is Result.SUCCEEDED or gate_failed
 
     def termination_message(self) -> str:
-        """JSON of at most 4,096 bytes; the log's tail is cut first, then the hint, then the message."""
+        """JSON of at most 4,096 bytes; cut are the log's tail first, then hint, message, and metrics."""
         outcome = self
         for field in ("log_tail", "hint", "message"):
             excess = len(_json(outcome).encode()) - TERMINATION_BYTES
             if excess > 0 and outcome.failure is not None:
                 outcome = outcome.model_copy(update={"failure": _shorten(outcome.failure, field, excess)})
+        while outcome.metrics and len(_json(outcome).encode()) > TERMINATION_BYTES:
+            outcome = outcome.model_copy(update={"metrics": dict(list(outcome.metrics.items())[:-1])})
         return _json(outcome)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from finetune_api.progress import Outcome
 from finetune_trainer import supervisor
+from finetune_trainer.gang import Launch
 
 WARM = ["finetune_trainer.worker", "sklearn.metrics", "peft", "datasets", "support.warm"]
 PATIENCE = 120.0
@@ -164,19 +165,20 @@ class WarmTrainer:
         process.start()
         return process
 
-    def start(self, run: ARun, **environment: str) -> Attempt:
+    def start(self, run: ARun, launch: Launch | None = None, **environment: str) -> Attempt:
+        """`launch` starts the ranks in another way; it has to be a function that can be imported."""
         path = run.write()
         own = {"FINETUNE_TERMINATION_LOG": str(run.root / "termination")} | environment
-        return Attempt(self.fork(_supervise, (str(path), own, str(run.root / "log"))), run)
+        return Attempt(self.fork(_supervise, (str(path), own, str(run.root / "log"), launch)), run)
 
-    def run(self, run: ARun, **environment: str) -> Ended:
-        return self.start(run, **environment).end()
+    def run(self, run: ARun, launch: Launch | None = None, **environment: str) -> Ended:
+        return self.start(run, launch, **environment).end()
 
 
-def _supervise(config: str, environment: Mapping[str, str], log: str) -> None:
+def _supervise(config: str, environment: Mapping[str, str], log: str, launch: Launch | None) -> None:
     _log_to(log)
     os.environ.update(environment)
-    sys.exit(supervisor.main([config], os.environ, fork_rank))
+    sys.exit(supervisor.main([config], os.environ, launch or fork_rank))
 
 
 def _log_to(path: str) -> None:
@@ -185,8 +187,8 @@ def _log_to(path: str) -> None:
     os.dup2(file, 2)
 
 
-def fork_rank(environment: Mapping[str, str]) -> int:
-    """A rank as a fork of this process, with the signals and the log of a fresh one."""
+def fork_rank(environment: Mapping[str, str], prepare: Callable[[], None] | None = None) -> int:
+    """A rank as a fork of this process, with the signals and the log of a fresh one; it does `prepare` first."""
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     pid = os.fork()
@@ -201,9 +203,11 @@ def fork_rank(environment: Mapping[str, str]) -> int:
         logging.root.handlers.clear()
         os.environ.clear()
         os.environ.update(environment)
-        from finetune_trainer import worker
+        from finetune_trainer import rank
 
-        code = worker.main()
+        if prepare is not None:
+            prepare()
+        code = rank.main()
     finally:
         logging.shutdown()
         sys.stdout.flush()

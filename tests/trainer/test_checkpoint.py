@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.checkpoint import CheckpointStore, Found, Owner, Rejected, claim, expired
-from finetune_trainer.errors import Preempted, Unavailable
+from finetune_trainer.errors import Preempted, StorageFull, Unavailable
 
 OWNER = Owner("uid", 1, 1)
 
@@ -181,10 +181,24 @@ def test_damaged_best_weights_are_not_there(tmp_path: Path) -> None:
     assert store.best(8) is None
 
 
-def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_of_and_left_as_it_was(tmp_path: Path) -> None:
+    """What was written of the checkpoint would only take room."""
+
     def full(folder: Path) -> None:
+        (folder / "weights").write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(StorageFull) as caught:
         a_store(tmp_path).publish(5, full)
-    assert caught.value.message == f"cannot write checkpoints to {tmp_path}: No space left on device"
+    assert caught.value.message == f"cannot write checkpoints to {tmp_path}: no space is left on its volume"
+    assert "keepLast" in (caught.value.hint or "")
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_disk_that_cannot_be_written_to_is_unavailable(tmp_path: Path) -> None:
+    def broken(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+
+    with pytest.raises(Unavailable) as caught:
+        a_store(tmp_path).publish(5, broken)
+    assert caught.value.message == f"cannot write checkpoints to {tmp_path}: Input/output error"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,7 @@ from torch import nn
 
 from finetune_api.run import RunConfig
 from finetune_api.training import Precision, Training
-from finetune_trainer import files
+from finetune_trainer import files, heartbeat
 from finetune_trainer.averaging import WeightAverage
 from finetune_trainer.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.data.folds import of_fold
@@ -71,7 +72,9 @@ def build_run(
     sampler = _sampler(data, config)
 
     seed_everything(training.seed)
+    heartbeat.beat()
     model, new = task.load_model()
+    heartbeat.beat()
     module = method.prepare(model, new)
     norms = RunningStatistics(module)
     _check_groups(norms, sampler)
@@ -169,6 +172,7 @@ def _choose(
             files.write_json(folder / files.RECORD, record_of(config, facts, choices, _around(world)))
         else:
             _warn_if_inexact(choices, world, threads)
+            choices = _shared_by_more(choices, config, norms, world)
     received: Choices = world.broadcast(choices)
     return received
 
@@ -202,6 +206,16 @@ def _micro_batch_rows(training: Training, norms: RunningStatistics, world: World
     if training.micro_batch_size is not None:
         return min(training.micro_batch_size, share)
     return min(CPU_MICRO_BATCH_ROWS, share) if world.device.type == "cpu" else share
+
+
+def _shared_by_more(kept: Choices, config: RunConfig, norms: RunningStatistics, world: World) -> Choices:
+    """Smaller micro-batches where there are more processes than before: otherwise some would have nothing to do."""
+    rows = _micro_batch_rows(config.training, norms, world)
+    if world.size <= kept.processes or rows >= kept.micro_batch_rows:
+        return kept
+    message = "micro-batch: %d rows before, %d now, so that each process has some; dropout draws other numbers"
+    log.warning(message, kept.micro_batch_rows, rows)
+    return replace(kept, micro_batch_rows=rows)
 
 
 def _warn_if_inexact(kept: Choices, world: World, threads: int) -> None:

@@ -15,14 +15,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from finetune_api.run import JobIdentity
+from finetune_trainer import heartbeat
 from finetune_trainer.errors import Preempted, Unavailable
 from finetune_trainer.files import files_below, read_json, remove, sha256_of, sync, write_json
+from finetune_trainer.storage import writing
 
 FENCE = "FENCE"
 MANIFEST = "manifest.json"
 PREFIX = "step-"
 BEST = "best-"
 TEMPORARY = ".tmp-"
+MORE_ROOM = "enlarge the volume, or lower spec.checkpoint.keepLast and keepBest"
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class CheckpointStore:
         """Save what `write` puts into the folder it is given as `step-N`, unless that is there and whole.
 
         `best` are the steps whose evaluations were the best until now. Raises Preempted if a later attempt has claimed
-        the store, Unavailable if it cannot be written.
+        the store, Unavailable if it cannot be written, StorageFull if it is full.
         """
         return self._publish(f"{PREFIX}{step}", step, write, best)
 
@@ -116,9 +119,7 @@ class CheckpointStore:
         with _store_errors(self.folder, self.owner):
             if final.exists() and self._flaw(final) is None:
                 return final
-            temporary.mkdir()
-            write(temporary)
-            self._seal(temporary, step, best)
+            self._write(temporary, step, write, best)
             if (current := _read_fence(self.folder)) != self.owner:
                 remove(temporary)
                 raise _superseded(current)
@@ -129,6 +130,16 @@ class CheckpointStore:
                 remove(self.folder / f"{PREFIX}{old}")
             self._remove_worse(best)
         return final
+
+    def _write(self, temporary: Path, step: int, write: Callable[[Path], None], best: Sequence[int]) -> None:
+        """A whole checkpoint, or nothing: what is left of one would take the room that others need."""
+        temporary.mkdir()
+        try:
+            write(temporary)
+            self._seal(temporary, step, best)
+        except Exception:
+            remove(temporary)
+            raise
 
     def _remove_worse(self, best: Iterable[int]) -> None:
         """Remove the weights of evaluations that neither the run nor one of its checkpoints counts to the best."""
@@ -161,6 +172,7 @@ class CheckpointStore:
         """Sync every file and write the manifest over them, last."""
         files = {}
         for path in files_below(folder):
+            heartbeat.beat()
             sync(path)
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         manifest = {"step": step, "fingerprint": self.fingerprint, "best": list(best), "files": files}
@@ -195,15 +207,16 @@ def _superseded(by: Owner | None) -> Preempted:
 
 @contextmanager
 def _store_errors(folder: Path, owner: Owner | None = None) -> Iterator[None]:
-    """Turns a store that cannot be read or written into Unavailable.
+    """Turns a store that cannot be read or written into Unavailable, a full one into StorageFull.
 
     A later attempt tidies up what `owner` was writing; then that is the reason.
     """
     try:
-        yield
+        with writing("checkpoints", folder, MORE_ROOM):
+            yield
     except OSError as error:
         if owner is not None and (current := _read_fence(folder)) not in (None, owner):
             raise _superseded(current) from error
         message = f"cannot write checkpoints to {folder}: {error.strerror or error}"
-        hint = "see that the volume is there, writable and not full"
+        hint = "see that the volume is there and writable"
         raise Unavailable("StoreUnavailable", message, hint) from error

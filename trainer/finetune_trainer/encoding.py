@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import tasks
+from finetune_trainer import heartbeat, tasks
 from finetune_trainer.data import media, packing
 from finetune_trainer.data.cache import Cache, cache_folder, most_bytes
 from finetune_trainer.data.examples import ExampleWriter, StoredExamples
@@ -80,6 +80,7 @@ def _encode(task: TaskKind, rows: Rows, side: Side, folder: Path) -> None:
             examples, cut_here = task.encode(chunk)
             writer.add(task, chunk, examples)
             cut += cut_here
+            heartbeat.beat()
         if cut:
             message = "%d of %d %s rows are longer than the model or maxLength takes, and were cut"
             log.info(message, cut, len(rows), side)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from finetune_trainer import heartbeat
 from finetune_trainer.data.examples import Changed, sizes_of
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sampler import micro_batches, row_seed
@@ -66,6 +67,7 @@ def evaluate(
         if world.any(stop.requested):
             model.train()
             raise StopRequested
+        heartbeat.beat()
         for batch in batches[start : start + world.size][world.rank : world.rank + 1]:
             _add(part, model, task, data, batch, world.device)
     model.train()

@@ -9,13 +9,16 @@ import torch
 from torch import distributed
 
 from finetune_trainer.errors import (
+    AuthError,
     CodeError,
+    CollectiveTimeout,
     ConfigError,
     OutOfGpuMemory,
     OutOfHostMemory,
     RunError,
     Unavailable,
 )
+from finetune_trainer.storage import is_full, storage_full
 
 SMALLER = "lower spec.training.maxLength, use spec.method.type lora, or ask for more"
 PEER_WORDS = re.compile(
@@ -33,6 +36,11 @@ def explain(error: BaseException) -> RunError:
         return OutOfGpuMemory("OutOfMemoryGPU", _first_line(error), hint)
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
         return OutOfHostMemory("OutOfMemoryHost", _first_line(error), f"{SMALLER} spec.resources.memory")
+    if is_full(error):
+        return storage_full(error, "the run's files")
+    if _status(error) in (401, 403):
+        hint = "see that the token or the keys in secretRef are valid, and allowed to read what the manifest names"
+        return AuthError("NotAllowed", _first_line(error), hint)
     if _is_collective(error):
         return _collective(error)
     if isinstance(error, torch.cuda.DeferredCudaCallError | NotImplementedError):
@@ -51,8 +59,15 @@ def _collective(error: BaseException) -> RunError:
     text = _first_line(error)
     if TIMEOUT_WORDS.search(text) and not PEER_WORDS.search(text):
         message = f"a process did not answer its peers: {text}"
-        return CodeError("CollectiveTimeout", message, "see the other ranks' logs")
+        hint = "see the log of the rank that did not answer, and the network between the nodes"
+        return CollectiveTimeout("CollectiveTimeout", message, hint)
     return Unavailable("PeerLost", f"another process of the run vanished: {text}", "see how the other pods ended")
+
+
+def _status(error: BaseException) -> int | None:
+    """Status of the HTTP answer that the error is about, as httpx, requests and the hub's client tell it."""
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status
 
 
 def _place(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from torch import nn
 
 from finetune_api.method import CacheFeatures, MethodType
 from finetune_api.run import RunConfig
+from finetune_trainer import heartbeat
 from finetune_trainer.data.examples import Changed
 from finetune_trainer.data.split import Side
 from finetune_trainer.evaluate import Encoded, evaluation_batches
@@ -390,6 +391,7 @@ def _written(
         for indices in batches:
             batch = cache.task.collate([examples[index] for index in indices]).to(device)
             cache.model(**batch.inputs)
+            heartbeat.beat()
             said = _tensors(cache.backbone.said)
             numbers = [number for index in indices for number in range(first[index], first[index + 1])]
             lengths, heard = _lengths(cache, batch, said)

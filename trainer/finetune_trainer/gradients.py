@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from finetune_trainer import heartbeat
 from finetune_trainer.run import Run
 from finetune_trainer.state import seed_everything
 from finetune_trainer.tasks.base import Batch
@@ -40,7 +41,7 @@ def accumulate(run: Run, parts: Sequence[MicroBatch]) -> None:
         with run.accelerator.no_sync(run.replica):
             run.accelerator.backward(forward(part))
     if parts:
-        run.accelerator.backward(forward(parts[-1]))
+        _share(run, forward(parts[-1]))
     else:
         _take_part(run)
     run.norms.end_step(run.world)
@@ -56,8 +57,14 @@ def _take_part(run: Run) -> None:
     outputs = run.replica(**batch.inputs)
     values = run.task.embed(outputs) if run.task.whole_batch else (run.task.loss(outputs, batch),)
     nothing = sum((value.sum() for value in values), torch.zeros((), device=run.world.device)) * 0.0
-    run.accelerator.backward(nothing + _dot(run.task.shared_parameters(run.model), None))
+    _share(run, nothing + _dot(run.task.shared_parameters(run.model), None))
     run.replica.train()
+
+
+def _share(run: Run, value: torch.Tensor) -> None:
+    """Backward, in which all processes sum up their gradients."""
+    with run.world.with_peers():
+        run.accelerator.backward(value)
 
 
 def _summed(run: Run) -> Surrogate:
@@ -87,6 +94,7 @@ def _contrasted(run: Run, parts: Sequence[MicroBatch]) -> Surrogate:
 def _outputs(run: Run, model: torch.nn.Module, part: MicroBatch, batch: Batch) -> object:
     seed_everything(part.seed)
     outputs: object = model(**batch.inputs)
+    heartbeat.beat()
     run.norms.group_done(part.number)
     return outputs
 

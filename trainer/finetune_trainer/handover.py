@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from finetune_api.progress import Failure
 from finetune_trainer.files import read_json, write_json
@@ -27,6 +28,11 @@ def write_facts(scratch: Path, facts: Facts) -> None:
 def read_facts(scratch: Path) -> Facts:
     value = json.loads((scratch / FACTS).read_text(encoding="utf-8"))
     return Facts(value["data"], value["model"], ModelFolder.from_dict(value["folder"]), scratch / ROWS)
+
+
+def told_facts(scratch: Path) -> dict[str, Any]:
+    """What the preflight has found out of data and model; empty if it did not come so far."""
+    return read_json(scratch / FACTS) or {}
 
 
 def write_failure(scratch: Path, rank: int, failure: Failure) -> None:

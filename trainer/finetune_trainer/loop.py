@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from finetune_api.evaluation import EvaluationStrategy
+from finetune_trainer import heartbeat
 from finetune_trainer.best import best_steps, judge_evaluation
 from finetune_trainer.data.sampler import draw_seed, share
 from finetune_trainer.errors import ConfigError, Preempted
@@ -126,6 +127,7 @@ def _advance(run: Run, agreed: Agreed) -> None:
     state = run.state
     state.samples += len(run.sampler.indices(state.step))
     state.step += 1
+    heartbeat.beat(state.step)
     state.tokens += int(agreed.tokens)
     state.window_count += agreed.count
     state.window_tokens += agreed.tokens

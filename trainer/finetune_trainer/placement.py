@@ -38,7 +38,7 @@ def place(config: RunConfig, settings: Settings, record: Mapping[str, Any] | Non
     if gpus and processes > gpus:
         message = f"spec.resources.processesPerNode: {processes} processes cannot share {gpus} GPUs"
         raise ConfigError("TooFewGpus", message, f"use auto, or at most {gpus}")
-    return Placement(processes, handover.GPU if gpus else handover.CPU, _threads(record, processes, config))
+    return Placement(processes, handover.GPU if gpus else handover.CPU, _threads(record, processes))
 
 
 def _gpus(config: RunConfig, settings: Settings) -> int:
@@ -53,12 +53,13 @@ def _gpus(config: RunConfig, settings: Settings) -> int:
     return min(wanted, there)
 
 
-def _threads(record: Mapping[str, Any] | None, processes: int, config: RunConfig) -> int:
-    """Threads of each process: as in the first attempt where this machine has as many."""
+def _threads(record: Mapping[str, Any] | None, processes: int) -> int:
+    """Threads of each process: as in the first attempt where as many processes share a machine that has as many."""
     available = threads_per_process(available_processors(), processes)
     kept = kept_choices(record)
-    same_share = kept is not None and kept.processes == processes * config.resources.nodes
-    return min(kept.threads, available) if kept is not None and same_share else available
+    if record is None or kept is None or kept.processes != processes * record["config"]["resources"]["nodes"]:
+        return available
+    return min(kept.threads, available)
 
 
 def environments(placement: Placement, settings: Settings, config: RunConfig) -> list[dict[str, str]]:

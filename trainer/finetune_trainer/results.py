@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer import files
+from finetune_trainer import files, heartbeat
 from finetune_trainer.analysis.document import analyse
 from finetune_trainer.best import restore_best
 from finetune_trainer.card import Known, model_card
@@ -26,6 +26,7 @@ from finetune_trainer.pages.page import leave_page
 from finetune_trainer.record import read_record
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.run import Run
+from finetune_trainer.storage import writing
 from finetune_trainer.usage import energy_of, usage_of
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,12 @@ def finish(run: Run, method: TrainingMethod) -> EvaluationGateFailed | None:
         write_fold(run, evaluation, metrics)
         return None
     judged = judge(run.config.evaluation.gate, metrics)
-    _save_model(run, method)
-    _write_results(run, evaluation, metrics, judged, remembered, usage_of(run, energy))
-    leave_page(Path(run.config.folder), evaluation.report.errors, run.test.rows)
+    with writing("the model and its evaluation", Path(run.config.folder)):
+        _save_model(run, method)
+        heartbeat.beat()
+        _write_results(run, evaluation, metrics, judged, remembered, usage_of(run, energy))
+        heartbeat.beat()
+        leave_page(Path(run.config.folder), evaluation.report.errors, run.test.rows)
     for name, value in metrics.items():
         log.info("%s %.4f", name, value)
     return failure_of(judged)

@@ -80,7 +80,8 @@ def write_state(
     write_weights(folder, trained_tensors(model))
     if average:
         write_weights(folder, average, AVERAGE)
-    torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+    with (folder / OPTIMIZER).open("wb") as file:  # torch hides why it could not write to a path
+        torch.save(optimizer.state_dict(), file)
     write_json(folder / STATE, asdict(state))
 
 

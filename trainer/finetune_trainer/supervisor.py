@@ -27,16 +27,20 @@ from finetune_trainer.cgroup import memory_kills
 from finetune_trainer.checkpoint import BEST, PREFIX, claim, owner_of
 from finetune_trainer.crossval import fold_config
 from finetune_trainer.data.remote import ENV_DOWNLOADS
-from finetune_trainer.errors import CodeError, Preempted, RunError, Unavailable
+from finetune_trainer.errors import CodeError, Hang, Preempted, RunError, Unavailable
 from finetune_trainer.gang import Gang, Launch
+from finetune_trainer.hang import Watch, watched
 from finetune_trainer.log import set_up_logging
 from finetune_trainer.parent import end_with_parent
 from finetune_trainer.placement import environments, place
 from finetune_trainer.preflight import check_inputs, is_finished, load_run_config
+from finetune_trainer.provenance import provenance
+from finetune_trainer.pushing import check_places, deliver, missing
 from finetune_trainer.record import check_same_data, check_unchanged, read_record
 from finetune_trainer.report.snapshot import Snapshot
 from finetune_trainer.report.status_file import ended, read_status, running
 from finetune_trainer.settings import Settings, read_settings
+from finetune_trainer.storage import is_full, storage_full, writing
 from finetune_trainer.verdict import PEER_LOST, RankEnd, Surroundings, verdict
 
 log = logging.getLogger(__name__)
@@ -108,21 +112,45 @@ def main(arguments: Sequence[str], environment: Mapping[str, str], launch: Launc
             outcome = _failed(error)
         except Exception as error:
             log.exception("the supervisor failed")
-            outcome = _failed(CodeError(type(error).__name__, str(error), "its traceback is in the log"))
+            outcome = _failed(_unexpected(error))
         return _conclude(attempt, outcome)
+
+
+def _unexpected(error: Exception) -> RunError:
+    if is_full(error):
+        return storage_full(error, "the run's files")
+    return CodeError(type(error).__name__, str(error), "its traceback is in the log")
 
 
 def _carry_out(attempt: Attempt, launch: Launch, stop: StopRequest) -> Outcome:
     with stop.interrupting():
         config = load_run_config(attempt.settings.run_config)
-        prepared = _prepare(attempt, config)
+        with watched(config.hang_timeout_seconds or None, lambda hang: _give_up(attempt, hang)):
+            prepared = _prepare(attempt, config)
     if prepared is None:
-        return _finished(config)
+        return _delivered(attempt, config, _finished(attempt, config), stop)
     folds = config.evaluation.cross_validation
     for index in range(folds.folds if folds else 0):
         if (outcome := _run_fold(attempt, fold_config(config, index), launch, stop)) is not None:
             return outcome
-    return _outcome(config, _run_ranks(attempt, prepared, launch, stop))
+    return _delivered(attempt, config, _outcome(config, _run_ranks(attempt, prepared, launch, stop)), stop)
+
+
+def _delivered(attempt: Attempt, config: RunConfig, outcome: Outcome, stop: StopRequest) -> Outcome:
+    """`outcome` with where the model was pushed to: by the first node, and only after a run that succeeded."""
+    if attempt.settings.node_rank != 0 or outcome.outcome is not Result.SUCCEEDED:
+        return outcome
+    if missing(config):
+        attempt.folder = Path(config.folder)
+    return deliver(config, outcome, attempt.scratch, lambda: stop.requested, os.environ)
+
+
+def _give_up(attempt: Attempt, hang: Hang) -> NoReturn:
+    """End although the main thread stands still, wherever that is."""
+    code = _conclude(attempt, _failed(hang))
+    files.remove(attempt.scratch)
+    logging.shutdown()
+    os._exit(code)
 
 
 def _run_fold(attempt: Attempt, config: RunConfig, launch: Launch, stop: StopRequest) -> Outcome | None:
@@ -165,6 +193,8 @@ def _prepare(attempt: Attempt, config: RunConfig) -> Prepared | None:
         if is_finished(folder):
             return None
     _take_over(attempt, config, record)
+    if attempt.folder is not None:
+        check_places(config)
     facts = check_inputs(config, record, attempt.scratch / handover.ROWS)
     handover.write_facts(attempt.scratch, facts)
     if attempt.folder is not None and record is None:
@@ -195,16 +225,17 @@ def _take_over(attempt: Attempt, config: RunConfig, record: Mapping[str, Any] | 
     folder, checkpoints = Path(config.folder), Path(config.checkpoint_folder)
     claim(checkpoints, owner_of(config.job))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if record is None and (folder / files.RECORD).exists():
-            _clear(folder, checkpoints)
-        files.remove(folder / files.OUTCOME)
-        now = time.time()
-        status = running(Snapshot(started=now, time=now), config.job)
-        files.write_json(folder / files.STATUS, status.to_dict(), durable=False)
+        with writing("the run's files", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if record is None and (folder / files.RECORD).exists():
+                _clear(folder, checkpoints)
+            files.remove(folder / files.OUTCOME)
+            now = time.time()
+            status = running(Snapshot(started=now, time=now), config.job)
+            files.write_json(folder / files.STATUS, status.to_dict(), durable=False)
     except OSError as error:
         message = f"cannot write to the run's folder {folder}: {error.strerror or error}"
-        raise Unavailable("StoreUnavailable", message, "see that the volume is there, writable and not full") from error
+        raise Unavailable("StoreUnavailable", message, "see that the volume is there and writable") from error
     attempt.folder = folder
 
 
@@ -216,19 +247,30 @@ def _clear(folder: Path, checkpoints: Path) -> None:
         files.remove(path)
 
 
-def _finished(config: RunConfig) -> Outcome:
-    log.info("%s holds the finished run; nothing to do", config.folder)
-    return Outcome.model_validate(files.read_json(Path(config.folder, files.OUTCOME)))
+def _finished(attempt: Attempt, config: RunConfig) -> Outcome:
+    """How the run in the folder ended; a success, if only its push was missing."""
+    log.info("%s holds the finished run", config.folder)
+    folder = Path(config.folder)
+    said = files.read_json(folder / files.OUTCOME)
+    outcome = Outcome.model_validate(said) if said is not None else None
+    if outcome is None or not outcome.is_finished:
+        outcome = Outcome(outcome=Result.SUCCEEDED, output=_output(config))
+        attempt.folder = folder if attempt.settings.node_rank == 0 else None
+    return _with_provenance(outcome, read_record(folder) or {})
 
 
 def _run_ranks(attempt: Attempt, prepared: Prepared, launch: Launch, stop: StopRequest) -> Failure | None:
     """Why the ranks did not come to their end; None if they did."""
     config, kills = prepared.config, memory_kills()
+    ranks, alone = [int(own["RANK"]) for own in prepared.ranks], config.resources.nodes == 1
+    watch = Watch(attempt.scratch, ranks, config.hang_timeout_seconds or None, alone)
     gang = Gang(prepared.ranks, launch)
     try:
-        gang.wait(ORDERLY, lambda: stop.requested, config.checkpoint.grace_seconds)
+        gang.wait(ORDERLY, lambda: stop.requested, config.checkpoint.grace_seconds, watch.hangs)
     finally:
         gang.kill()
+    if watch.failure is not None:
+        return watch.failure
     around = Surroundings(stop.requested, _has_checkpoint(config), memory_kills() - kills)
     ends = [
         RankEnd(rank, code, handover.read_failure(attempt.scratch, rank), rank in gang.ended_by_us)
@@ -268,7 +310,7 @@ def _failed(error: RunError) -> Outcome:
 
 def _conclude(attempt: Attempt, outcome: Outcome) -> int:
     """Say how it ended: in the log, in the run's folder if it is ours, and to the kubelet."""
-    outcome = _with_pod(outcome, attempt.settings)
+    outcome = _with_provenance(_with_pod(outcome, attempt.settings), handover.told_facts(attempt.scratch))
     if attempt.folder is not None:
         status = read_status(attempt.folder) or Status()
         outcome = outcome.model_copy(
@@ -291,6 +333,10 @@ def _with_pod(outcome: Outcome, settings: Settings) -> Outcome:
         return outcome
     where = {"pod": settings.pod_name, "node": settings.node_name}
     return outcome.model_copy(update={"failure": outcome.failure.model_copy(update=where)})
+
+
+def _with_provenance(outcome: Outcome, known: Mapping[str, Any]) -> Outcome:
+    return outcome if outcome.provenance else outcome.model_copy(update={"provenance": provenance(known)})
 
 
 def _write_end(folder: Path, status: Status, outcome: Outcome) -> None:

@@ -1,12 +1,9 @@
-"""One rank: builds everything, trains, evaluates once, and leaves the model. The only entry that may import torch."""
+"""What a rank does: builds everything, trains, evaluates once, and leaves the model. `rank` starts it."""
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
-import signal
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from finetune_api.policy import Resume
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
-from finetune_trainer import crossval, handover
+from finetune_trainer import crossval, handover, heartbeat
 from finetune_trainer.build import build_run
 from finetune_trainer.checkpoint import step_of
 from finetune_trainer.energy import open_meter
@@ -25,7 +22,6 @@ from finetune_trainer.faults import explain
 from finetune_trainer.log import Tail, set_up_logging
 from finetune_trainer.loop import train
 from finetune_trainer.methods import METHODS
-from finetune_trainer.parent import end_with_parent
 from finetune_trainer.preflight import load_run_config
 from finetune_trainer.record import Facts
 from finetune_trainer.report.console import Console
@@ -46,8 +42,6 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """The rank that RANK says; returns the exit code. What went wrong is left for the supervisor in a file."""
-    end_with_parent(signal.SIGKILL, int(os.environ[handover.ENV_SUPERVISOR]))
-    faulthandler.enable()
     rank = int(os.environ["RANK"])
     tail = set_up_logging(rank)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -73,7 +67,7 @@ def work(config: RunConfig, settings: Settings, scratch: Path) -> None:
     facts = handover.read_facts(scratch)
     threads = int(os.environ["OMP_NUM_THREADS"])
     torch.set_num_threads(threads)
-    world = open_world(os.environ[handover.ENV_DEVICE] == handover.GPU)
+    world = open_world(os.environ[handover.ENV_DEVICE] == handover.GPU, config.hang_timeout_seconds)
     _check_same_inputs(facts, world)
     reporter = _reporter(config, settings, world)
     try:
@@ -97,6 +91,7 @@ def _train_and_finish(
     run = build_run(config, facts, method, world, reporter, threads)
     _measure_energy(run)
     _resume(run)
+    heartbeat.beat(run.state.step)
     if config.evaluation.cross_validation is not None and config.fold is None:
         reporter.update(constants=crossval.conclude(run))
     run.stop.install()
@@ -162,11 +157,3 @@ def _find_checkpoint(run: Run) -> Path | None:
         log.warning("checkpoint %s is of no use: %s", rejected.name, rejected.reason)
     run.store.forget_after(-1 if found.path is None else step_of(found.path))
     return found.path
-
-
-if __name__ == "__main__":
-    code = main()
-    logging.shutdown()
-    sys.stdout.flush()
-    # Threads of the communication libraries may wait for peers that are gone.
-    os._exit(code)

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from finetune_trainer import heartbeat
 from finetune_trainer.files import files_below, read_json, remove, sync, write_json
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class Cache:
     def _locked(self, key: str) -> Iterator[None]:
         """Nobody else makes this entry meanwhile. The lock goes with the process."""
         with (self.folder / f".{key[:16]}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with heartbeat.waiting():  # for whoever makes it
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _fill(self, entry: Path, make: Callable[[Path], None]) -> None:
@@ -83,6 +85,7 @@ class Cache:
             sizes = {str(path.relative_to(unfinished)): path.stat().st_size for path in files_below(unfinished)}
             for name in sizes:
                 sync(unfinished / name)
+                heartbeat.beat()
             write_json(unfinished / WHOLE, sizes)
             unfinished.rename(entry)
         finally:

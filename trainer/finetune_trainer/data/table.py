@@ -18,6 +18,7 @@ from finetune_trainer.data.records import Records, RecordWriter
 from finetune_trainer.data.rows import HASH_BYTES, PlaceArray, Row, hash_of
 from finetune_trainer.errors import Unavailable
 from finetune_trainer.files import write_json
+from finetune_trainer.storage import writing
 
 ROWS, HASHES, SOURCES = "rows", "hashes.npy", "sources.json"
 
@@ -33,12 +34,11 @@ def temporary_folder() -> Path:
 def stored(folder: Path) -> Iterator[None]:
     """In this block an error of the disk says where there is too little space."""
     try:
-        yield
+        with writing("the rows", folder, "give the folder that TMPDIR names space for a copy of them"):
+            yield
     except OSError as error:
         message = f"cannot keep the rows in {folder}: {error.strerror or error}"
-        raise Unavailable(
-            "NoSpace", message, "give the folder that TMPDIR names space for a copy of the rows"
-        ) from error
+        raise Unavailable("StoreUnavailable", message, "see the folder that TMPDIR names") from error
 
 
 class TableWriter:

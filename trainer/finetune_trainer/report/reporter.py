@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_trainer.files import METRICS_LOG
 from finetune_trainer.report.snapshot import Activity, Ending, Sink, Snapshot, timestamp
+from finetune_trainer.storage import writing
 
 log = logging.getLogger(__name__)
 
@@ -66,5 +67,5 @@ class MetricsLog:
             os.truncate(self.path, size)
 
     def append(self, values: Mapping[str, Any], now: float) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing("metrics", self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**values, "time": timestamp(now)}) + "\n")
