@@ -1,4 +1,4 @@
-"""spec.runPolicy on a real cluster: budgets, rules, deadline, hang, start, TTL, suspension. Small programs play the training."""
+"""spec.runPolicy on a real cluster: budgets, rules, deadline, hang, start, TTL, suspension; programs are small."""
 
 from __future__ import annotations
 

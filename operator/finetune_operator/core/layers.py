@@ -75,8 +75,8 @@ def volumes_of(runtimes: Iterable[Runtime]) -> tuple[RuntimeVolume, ...]:
 
 def _lay_over(base: Raw, over: Raw) -> dict[str, Any]:
     result = merge(base, over)
-    if topology := over.get("scheduling", {}).get("topology"):
-        result["scheduling"]["topology"] = topology
+    if "topology" in over.get("scheduling", {}):
+        result["scheduling"]["topology"] = over["scheduling"]["topology"]
     templates = base.get("podTemplate", {}), over.get("podTemplate", {})
     if all(templates):
         result["podTemplate"] = merge_pod(*templates)

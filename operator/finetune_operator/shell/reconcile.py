@@ -254,6 +254,8 @@ class Reconciler:
         config_map = await self._create(job, made_from(plan, self.endpoint)[0])
         plan = replace(thaw(config_map["data"]), excluded=plan.excluded, avoided=plan.avoided)
         for manifest in made_from(plan, self.endpoint)[1:]:
+            if manifest["kind"] == "Service" and plan.attempt > 1 and await self._existing(job, SERVICE, manifest):
+                continue
             made = await self._create(job, manifest)
             if manifest["kind"] == "Job":
                 self.store.put(BATCH_JOB, made)
@@ -267,11 +269,17 @@ class Reconciler:
             message = f"{manifest['kind']} {name} cannot be made, {kind.api_version} is not served here: {error}"
             raise errors.Refused(message, final=False) from error
         except errors.Conflict:
-            existing = await self.cluster.get(kind, job.namespace, name)
+            existing = await self._existing(job, kind, manifest)
         if existing is None:
             raise errors.Conflict(f"{manifest['kind']} {name} was there and is gone")
-        owners = existing["metadata"].get("ownerReferences", [])
-        if not any(owner["uid"] == job.uid and owner.get("controller") for owner in owners):
+        return existing
+
+    async def _existing(self, job: Job, kind: Kind, manifest: Manifest) -> Manifest | None:
+        """The object of this name, which must be the job's."""
+        name = manifest["metadata"]["name"]
+        existing = await self.cluster.get(kind, job.namespace, name)
+        owners = existing["metadata"].get("ownerReferences", []) if existing else []
+        if existing and not any(owner["uid"] == job.uid and owner.get("controller") for owner in owners):
             raise errors.Refused(f"{manifest['kind']} {name} exists and does not belong to the job", final=False)
         return existing
 
