@@ -96,6 +96,28 @@ def test_what_the_trainer_said_is_told_with_where_it_happened() -> None:
     )
 
 
+def test_an_error_that_the_trainer_did_not_know_is_known_by_its_words() -> None:
+    said = Failure(
+        class_=FailureClass.CODE_ERROR,
+        reason="RuntimeError",
+        message="CUDA error: uncorrectable ECC error encountered (loop.py:80)",
+        hint="its traceback is in the log",
+        rank=9,
+        log_tail="step 7",
+    )
+    pod = a_pod(1).failed(70, outcome=Outcome(outcome=Result.FAILED, failure=said))
+    assert cause(pod, job=FAILED) == said.model_copy(
+        update={
+            "class_": FailureClass.HARDWARE_ERROR,
+            "reason": "GPUMemoryError",
+            "hint": "drain and repair the node: kubectl describe node node-1",
+            "pod": pod.name,
+            "node": "node-1",
+            "exit_code": 70,
+        }
+    )
+
+
 def test_another_program_is_described_and_its_log_kept() -> None:
     pod = a_pod().failed(139, message="segfault at 0")
     assert cause(pod, job=FAILED) == Failure(

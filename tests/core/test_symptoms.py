@@ -112,7 +112,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 9, in <
         pytest.param(
             TRACEBACK + "RuntimeError: DataLoader worker (pid 77) is killed by signal: Bus error. It is possible that "
             "dataloader's workers are out of shared memory.",
-            "OutOfMemoryHost",
+            "ConfigError",
             "SharedMemoryFull",
             id="torch: shared memory",
         ),

@@ -12,6 +12,7 @@ from finetune_operator.core.lastwords import LastWords, last_words
 from finetune_operator.core.manifests import RULE_CLASSES
 from finetune_operator.core.observe import Bucket, Ended, JobEnd, JobState, Observed, Pod
 from finetune_operator.core.obstacles import Obstacle, of_pod, of_refusal
+from finetune_operator.core.symptoms import symptom_of
 from finetune_operator.core.text import failure, signal_of
 from finetune_operator.core.times import seconds
 
@@ -174,11 +175,23 @@ def _root_cause(ends: Sequence[End]) -> End:
 
 def _end(pod: Pod) -> End:
     ended = pod.ended
-    words = last_words(ended.log) if ended is not None and ended.outcome is None else LastWords()
+    words = _last_words(ended) if ended is not None else LastWords()
     taken, told = _taken_away(pod), _class_told(pod, words)
     if taken is not None and (ended is None or _answers_a_stop(ended, told)):
         return End(pod, taken, _part_of_taken(pod), _time_of_taken(pod), words)
     return End(pod, told, _part(pod, words), _time_of_own(ended, words), words)
+
+
+def _last_words(ended: Ended) -> LastWords:
+    """What the log tells, or the Outcome where its CodeError says no more than that nobody knew the exception."""
+    if ended.outcome is None:
+        return last_words(ended.log)
+    said = ended.outcome.failure
+    found = symptom_of(said.message) if said is not None and said.class_ is FailureClass.CODE_ERROR else None
+    if said is None or found is None:
+        return LastWords()
+    symptom = found.symptom
+    return LastWords(symptom.class_, symptom.reason, said.message, symptom.hint, symptom.consequence)
 
 
 def _class_told(pod: Pod, words: LastWords) -> FailureClass:
@@ -189,7 +202,7 @@ def _class_told(pod: Pod, words: LastWords) -> FailureClass:
     if ended.reason == "OOMKilled":
         return FailureClass.OUT_OF_MEMORY_HOST
     if ended.outcome is not None and ended.outcome.failure is not None:
-        return ended.outcome.failure.class_
+        return words.class_ or ended.outcome.failure.class_
     code = ended.exit_code if words.exit_code is None else words.exit_code
     if ended.reason in NOT_STARTED or code in NO_PROGRAM:
         return FailureClass.CONFIG_ERROR
@@ -253,10 +266,14 @@ def _fault_of(end: End, namespace: str) -> Fault:
     pod = end.pod
     outcome = pod.ended.outcome if pod.ended else None
     said = outcome.failure if outcome else None
-    if said is None or said.class_ is not end.class_:
+    if said is None or (end.words.class_ or said.class_) is not end.class_:
         return Fault(_describe(end, namespace), outcome)
     code = _exit_code(end)
+    known = _hint(end.words.hint, pod, namespace)
     where = {
+        "class_": end.class_,
+        "reason": end.words.reason or said.reason,
+        "hint": known or said.hint,
         "pod": pod.name,
         "node": pod.node,
         "rank": pod.rank if said.rank is None else said.rank,
@@ -287,7 +304,7 @@ def _describe(end: End, namespace: str) -> Failure:
         end.class_,
         words.reason,
         f"pod {pod.name}: " + ": ".join(filter(None, details)),
-        words.hint.format(pod=pod.name, node=pod.node or "NODE", namespace=namespace),
+        _hint(words.hint, pod, namespace),
         rank=pod.rank if end.words.rank is None else end.words.rank,
         pod=pod.name,
         node=pod.node,
@@ -295,6 +312,10 @@ def _describe(end: End, namespace: str) -> Failure:
         signal=signal_of(code),
         log_tail=ended.log if ended else None,
     )
+
+
+def _hint(hint: str | None, pod: Pod, namespace: str) -> str | None:
+    return hint.format(pod=pod.name, node=pod.node or "NODE", namespace=namespace) if hint else None
 
 
 def _words(end: End) -> Words:

@@ -97,7 +97,7 @@ CATALOGUE = (
         ),
     ),
     Symptom(
-        FailureClass.OUT_OF_MEMORY_HOST,
+        FailureClass.CONFIG_ERROR,
         "SharedMemoryFull",
         "raise spec.resources.sharedMemory, or use fewer loader processes",
         (
