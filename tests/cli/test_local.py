@@ -31,6 +31,23 @@ def test_everything_goes_into_the_runs_folder_on_one_node() -> None:
     assert config.volumes == {"data": "/d", "models": "/m"}
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param([], "/here/volumes/downloads/models", id="below ./volumes"),
+        pytest.param(["downloads=/mnt/d"], "/mnt/d/models", id="as the option says"),
+    ],
+)
+def test_a_cache_is_a_folder_of_its_claim(options: list[str], expected: str) -> None:
+    job = parse_job(a_manifest(cache={"uri": "pvc://downloads/models"}))
+    folders = local.volume_folders(job.spec, options, HERE)
+    assert local.run_config(job, Path("/runs/x"), HERE, folders, None).cache_folder == expected
+
+
+def test_without_a_cache_nothing_is_kept() -> None:
+    assert local.run_config(parse_job(a_manifest()), Path("/runs/x"), HERE, {}, None).cache_folder is None
+
+
 def test_processes_of_the_command_line_win() -> None:
     assert local.run_config(VOLUME_JOB, HERE, HERE, {}, 3).resources.processes_per_node == 3
 

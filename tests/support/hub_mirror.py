@@ -9,7 +9,9 @@ import hashlib
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +21,7 @@ from support.hub_repository import LARGE, Answer, Repository, entry_of, git_hash
 from support.hub_uploads import OWNER, TEAM, Uploads
 
 POLL_SECONDS = 0.02
+PIECE = 1 << 16
 TOKEN = "hf_mirror"
 READER = "hf_reader"
 """A token that only reads."""
@@ -32,12 +35,14 @@ LARGE_FILE = re.compile(r"/large/([0-9a-f]{64})")
 class HubMirror:
     """Serves on a free port of 127.0.0.1; `requested` has method and path of every request.
 
-    It hangs up without an answer where `hangs_up` says so of a path.
+    It hangs up without an answer where `hangs_up` says so of a path. `pace` is how many seconds each PIECE of a large
+    file takes.
     """
 
     def __init__(self) -> None:
         self.requested: list[str] = []
         self.hangs_up: Callable[[str], bool] = lambda _: False
+        self.pace = 0.0
         self.repositories: dict[tuple[str, str], Repository] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -119,8 +124,10 @@ class HubMirror:
                 for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(answer.body)
+                with suppress(ConnectionError):
+                    for start in range(0, len(answer.body) if self.command != "HEAD" else 0, PIECE):
+                        self.wfile.write(answer.body[start : start + PIECE])
+                        time.sleep(mirror.pace if self.path.startswith("/large/") else 0.0)
 
             do_HEAD = do_POST = do_PUT = do_GET
 

@@ -17,6 +17,7 @@ NOISY = (
     "bitsandbytes",
     "torch",
     "httpx",
+    "httpx2",
     "datasets",
     "huggingface_hub",
     "filelock",

@@ -103,6 +103,8 @@ def _kept(repository: Repository, downloads: Downloads, get: Get) -> Path:
             return False
 
     def find(pin: Pin | None) -> Pin:
+        for left in _blobs(here).glob("*.incomplete"):  # by a process that was killed: the library begins anew
+            left.unlink()
         commit = pin.revision if pin is not None else _commit(here)
         with told(key_of(repository), lambda: bytes_below(_blobs(here))):
             folder = get(replace(here, revision=commit))
@@ -112,7 +114,8 @@ def _kept(repository: Repository, downloads: Downloads, get: Get) -> Path:
             files.sync(path)
         return Pin(folder, commit, f"git:{commit}", sum(path.stat().st_size for path in files.files_below(folder)))
 
-    return downloads.get(key_of(repository), repository.field_path, find, usable).path
+    place = key_of(replace(repository, revision=None))
+    return downloads.get(key_of(repository), repository.field_path, find, usable, place).path
 
 
 def _blobs(repository: Repository) -> Path:

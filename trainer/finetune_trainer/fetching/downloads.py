@@ -74,11 +74,13 @@ class Downloads:
         field_path: str,
         find: Callable[[Pin | None], Pin],
         usable: Callable[[Pin], bool] = lambda pin: pin.path.exists(),
+        place: str | None = None,
     ) -> Pin:
         """What this run uses as `key`: pinned before and `usable`, with no request; otherwise what `find` gets now.
 
-        `find` is told of a pin whose files are gone, and must get the same. Raises ConfigError if that is no longer to
-        be had, StorageFull, Unavailable, and whatever `find` raises.
+        `find` is told of a pin whose files are gone, and must get the same. Meanwhile no other job works on `place`, or
+        on the key if that is None. Raises ConfigError if a pinned content is no longer to be had, StorageFull,
+        Unavailable, and whatever `find` raises.
         """
         pin = self._pinned(key)
         if pin is not None and usable(pin):
@@ -88,7 +90,7 @@ class Downloads:
             pin = self._pinned(key)
             if pin is not None and usable(pin):
                 return pin
-            with locked(self._lock(key), title):
+            with locked(self._lock(place or key), title):
                 found = find(pin)
             if pin is not None and found.digest != pin.digest:
                 raise _changed(key, field_path, pin)
