@@ -220,10 +220,10 @@ class AChildJob:
 
     def held_back(self) -> AChildJob:
         """Suspended by its queue."""
-        return replace(self, suspend=True, started=None)
+        return replace(self, suspend=True, started=None, conditions=({"type": "Suspended", "status": "True"},))
 
     def let_go(self, at: str = NOW) -> AChildJob:
-        return replace(self, suspend=False, started=at)
+        return replace(self, suspend=False, started=at, conditions=({"type": "Suspended", "status": "False"},))
 
     def complete(self) -> AChildJob:
         return replace(self, conditions=({"type": "Complete", "status": "True"},))

@@ -52,10 +52,13 @@ class Controllers:
         status, spec = job.setdefault("status", {}), job["spec"]
         if spec.get("suspend"):
             status.pop("startTime", None)
+            status["conditions"] = [{"type": "Suspended", "status": "True"}]
             for pod in own:
                 self._terminate(pod)
         else:
             status.setdefault("startTime", self.world.now)
+            for one in status.get("conditions", []):
+                one["status"] = "False" if one["type"] == "Suspended" else one["status"]
             self._run(job, own)
         self.world.cluster.put(BATCH_JOB, job)
 

@@ -138,6 +138,8 @@ class ChildJob:
     role: str = ""
     started: str | None = None
     """Since when it may have pods: its creation, or the latest moment at which its queue let it go."""
+    was_held: bool = False
+    """Whether its queue has ever held it back."""
     nodes: int | None = None
     queue: tuple[str, str] | None = None
     """Reason and message of its queue, while that holds it back."""
@@ -196,7 +198,7 @@ def _of_an_earlier_start(pod: Pod, jobs: tuple[ChildJob, ...]) -> bool:
     """Whether the pod ended before its Job's queue let the Job go again: it says nothing about the present gang."""
     wanted = (pod.run, pod.attempt, pod.role)
     job = next((job for job in jobs if (job.run, job.attempt, job.role) == wanted), None)
-    if pod.live or job is None or job.started is None or pod.created is None:
+    if pod.live or job is None or not job.was_held or job.started is None or pod.created is None:
         return False
     return seconds(pod.created) < seconds(job.started)
 
@@ -371,6 +373,7 @@ def _child_job(raw: Raw, queue: tuple[str, str] | None) -> ChildJob:
         end=_job_end(failed) if failed else None,
         role=labels.get(LABEL_ROLE, ""),
         started=status.get("startTime"),
+        was_held=any(one.get("type") == "Suspended" for one in _conditions(status)),
         nodes=spec.get("completions"),
         queue=queue if state is JobState.SUSPENDED else None,
     )
