@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.core import programs
+from finetune_operator.core.manifests import manifests
 from finetune_operator.core.plan import Plan
 from finetune_operator.core.pod import pod_template
 from support.builders import ENDPOINT, AJob, a_job
@@ -117,6 +118,12 @@ ONE_PROCESS = {"RANK": RANK, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_
 )
 def test_what_a_program_is_told(job: AJob, variables: dict[str, Any] | None) -> None:
     assert told(job) == ({} if variables is None else COMMON | variables)
+
+
+def test_the_config_map_has_the_launcher_of_a_program_that_it_starts() -> None:
+    endpoint = replace(ENDPOINT, launcher="the text")
+    ours, theirs = (manifests(job.plan(), endpoint)[0]["data"] for job in (own(), own(command=TORCHRUN)))
+    assert ("launch.py" in ours, theirs["launch.py"]) == (False, "the text")
 
 
 def test_one_pod_reaches_itself_without_a_service() -> None:

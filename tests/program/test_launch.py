@@ -243,6 +243,13 @@ def test_which_error_is_the_cause(end: End, errors: list[Error], said: tuple[int
     assert (found.code, found.outcome and found.outcome["failure"]["message"]) == said
 
 
+def test_a_lost_peer_of_the_same_pod_is_left_to_torchruns_summary() -> None:
+    """A process that was killed leaves no file, and its peers record that they lost it."""
+    assert judge(End(1), [error(CLOSED)], silent=True) == (1, None, True)
+    assert judge(End(1), [error(CLOSED)], silent=False).outcome is not None
+    assert judge(End(1), [error("ValueError: x")], silent=True).outcome is not None
+
+
 def test_a_pod_that_only_lost_a_peer_ends_after_the_one_with_the_cause(tmp_path: Path) -> None:
     script = f"""import json, os
 json.dump({{"message": {CLOSED!r}}}, open(os.environ["TORCHELASTIC_ERROR_FILE"], "w"))
@@ -302,8 +309,8 @@ def test_the_rank_is_told_where_it_follows_from_the_node(
     for local in (0, 1):
         (workers / str(local)).mkdir(parents=True)
     (workers / "1" / "error.json").write_text('{"message": "ValueError: x"}')
-    own = {"PET_LOG_DIR": str(tmp_path), "TORCHELASTIC_ERROR_FILE": str(tmp_path / "none")}
-    (found,) = launch.read_errors(own | environment, command)
+    own = {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "none")}
+    (found,) = launch.read_errors(launch.worker_files(str(tmp_path)), own | environment, command)
     assert (found.rank, found.message) == (rank, "ValueError: x")
 
 

@@ -108,10 +108,11 @@ class End(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """An exit code, and the Outcome to leave with it."""
+    """An exit code, the Outcome to leave with it, and whether all that is known is that a peer is gone."""
 
     code: int
     outcome: dict[str, Any] | None = None
+    peer_lost: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -126,9 +127,11 @@ def main(arguments: Sequence[str]) -> int:
             end = run(command, environment)
         except OSError as error:
             return conclude(not_started(command[0], error))
-        errors = list(read_errors(environment, command))
-    verdict = judge(end, errors)
-    if is_peer_lost(verdict.outcome) and environment.get("FINETUNE_NODES", "1") != "1":
+        workers = worker_files(environment["PET_LOG_DIR"])
+        errors = list(read_errors(workers, environment, command))
+        silent = not all(map(os.path.exists, workers.values()))
+    verdict = judge(end, errors, silent)
+    if verdict.peer_lost and environment.get("FINETUNE_NODES", "1") != "1":
         signal.sigtimedwait(STOPS, PEER_LOST_SECONDS)
     return conclude(verdict)
 
@@ -196,9 +199,8 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def read_errors(environment: Mapping[str, str], command: Sequence[str]) -> Iterator[Error]:
+def read_errors(workers: Mapping[int, str], environment: Mapping[str, str], command: Sequence[str]) -> Iterator[Error]:
     """What the program's processes recorded. torchrun keeps one of its workers' errors, without the rank: read all."""
-    workers = worker_files(environment["PET_LOG_DIR"])
     static = "PET_RDZV_BACKEND" not in environment and not any("rdzv" in word for word in command)
     first_rank = int(environment.get("FINETUNE_NODE_RANK") or 0) * len(workers)
     for local_rank, path in workers.items():
@@ -235,23 +237,26 @@ def read_error(path: str, rank: int | None = None) -> Error | None:
     return Error(str(said.get("message", "")), callstack, recorded, rank)
 
 
-def judge(end: End, errors: Sequence[Error]) -> Verdict:
-    """What the end means: the earliest error with a cause of its own, unless the program was told to stop before it."""
+def judge(end: End, errors: Sequence[Error], silent: bool = False) -> Verdict:
+    """What the end means: the earliest error with a cause of its own, unless the program was told to stop before it.
+
+    `silent` where a worker of this pod recorded nothing. The lost peer may be that one: torchrun's summary in the log
+    knows how it ended.
+    """
     if end.code == DONE:
         return Verdict(DONE)
     own = [error for error in errors if not error.message.startswith("SignalException")]
     cause = min(own, key=lambda error: (symptom(error) is PEER_LOST, error.time), default=None)
-    if end.stopped is not None and (cause is None or symptom(cause) is PEER_LOST or cause.time > end.stopped):
+    peer_lost = cause is not None and symptom(cause) is PEER_LOST
+    if end.stopped is not None and (cause is None or peer_lost or cause.time > end.stopped):
         return told_to_stop(end.code)
-    return Verdict(end.code, None if cause is None else failed(failure(cause, end.code)))
+    if cause is None or (peer_lost and silent):
+        return Verdict(end.code, None, peer_lost)
+    return Verdict(end.code, failed(failure(cause, end.code)), peer_lost)
 
 
 def symptom(error: Error) -> Symptom | None:
     return next((known for known in SYMPTOMS if re.search(known.pattern, error.message)), None)
-
-
-def is_peer_lost(outcome: Mapping[str, Any] | None) -> bool:
-    return outcome is not None and outcome["failure"]["reason"] == PEER_LOST.reason
 
 
 def told_to_stop(code: int) -> Verdict:
