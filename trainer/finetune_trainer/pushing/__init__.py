@@ -5,7 +5,7 @@ where, `content` what, `object_store`, `hub` and `oci` how, and `delivery` keeps
 its own, `python -m finetune_trainer.pushing`, so that SIGTERM ends it whatever library it is in.
 """
 
-from finetune_trainer.pushing.delivery import check_places
+from finetune_trainer.pushing.delivery import check_places, missing
 from finetune_trainer.pushing.process import deliver
 
-__all__ = ["check_places", "deliver"]
+__all__ = ["check_places", "deliver", "missing"]

@@ -59,7 +59,12 @@ def mark_trained(folder: Path) -> None:
         _write(folder, {})
 
 
-def push_missing(config: RunConfig, patience: float, sleep: Callable[[float], None] = time.sleep) -> None:
+def push_missing(
+    config: RunConfig,
+    patience: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Push to every place that lacks the model, and note each that has it.
 
     `patience` is for how many seconds a place that does not answer is asked again. Raises RunError.
@@ -71,19 +76,21 @@ def push_missing(config: RunConfig, patience: float, sleep: Callable[[float], No
         raise ConfigError("ModelMissing", message, "start over in another folder (finetune run --fresh)")
     for place in missing(config):
         log.info("pushing to %s", place.uri)
-        started = time.monotonic()
-        pushed = _patiently(partial(_kind(place).push, place, content), patience, sleep)
+        started = clock()
+        pushed = _patiently(partial(_kind(place).push, place, content), patience, sleep, clock)
         _write(folder, {**read_pushed(folder), place.uri: pushed})
-        log.info("pushed to %s in %.1f s", pushed.uri, time.monotonic() - started)
+        log.info("pushed to %s in %.1f s", pushed.uri, clock() - started)
 
 
-def _patiently(push: Callable[[], Pushed], patience: float, sleep: Callable[[float], None]) -> Pushed:
-    wait, until = FIRST_WAIT, time.monotonic() + patience
+def _patiently(
+    push: Callable[[], Pushed], patience: float, sleep: Callable[[float], None], clock: Callable[[], float]
+) -> Pushed:
+    wait, until = FIRST_WAIT, clock() + patience
     while True:
         try:
             return push()
         except Unavailable as error:
-            if time.monotonic() + wait > until:
+            if clock() + wait > until:
                 raise
             log.warning("%s; next try in %.0f s", error.message, wait)
             sleep(wait)
