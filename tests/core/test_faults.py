@@ -470,10 +470,10 @@ def test_an_attempt_that_merely_waits_is_not_blocked(pods: tuple[Pod, ...], trou
             id="one is not there and nobody says why",
         ),
         pytest.param(
-            (a_running_pod(0), a_waiting_pod(1), a_running_pod(2), a_waiting_pod(3, "Unschedulable", NO_ROOM, None)),
+            (a_waiting_pod(0, "Unschedulable", NO_ROOM, None), a_waiting_pod(1), a_running_pod(2), a_running_pod(3)),
             (NO_SECRET,), "ConfigError", "SecretNotFound",
-            '2 of 4 pods ran together within 1800 s; reviews-1: MountVolume.SetUp failed for volume "v" : secret '
-            f'"token" not found; reviews-3: {NO_ROOM}',
+            f"2 of 4 pods ran together within 1800 s; reviews-0: {NO_ROOM}; reviews-1: MountVolume.SetUp failed for "
+            'volume "v" : secret "token" not found',
             id="what a person must mend before what may pass",
         ),
         pytest.param(
