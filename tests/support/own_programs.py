@@ -74,6 +74,7 @@ class LocalPods:
 
     def _here(self, value: str, port: str) -> str:
         for rank in range(self.plan.nodes):
-            value = value.replace(f"{self.plan.name}-{rank}.{self.plan.service}", "127.0.0.1")
+            host = f"{self.plan.name}-{rank}.{self.plan.service}"
+            value = value.replace(f"{host}:29500", f"127.0.0.1:{int(port) + rank}").replace(host, "127.0.0.1")
         value = value.replace("29500", port).replace(self.plan.config.folder, str(self.output))
         return value.replace("/scratch", str(self.folder))
