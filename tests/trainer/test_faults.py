@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 
 import pytest
@@ -37,6 +39,18 @@ def silent_peer() -> None:
     raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms")
 
 
+def refused() -> None:
+    import httpx
+    from huggingface_hub.errors import GatedRepoError
+
+    response = httpx.Response(403, request=httpx.Request("GET", "https://hub.example/model"))
+    raise GatedRepoError("Access to model is restricted", response=response)
+
+
+def full_volume() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/volume/metrics.jsonl")
+
+
 def wrong_shape() -> None:
     import torch
 
@@ -44,21 +58,23 @@ def wrong_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "reason"),
+    ("fault", "code", "class_", "reason"),
     [
-        pytest.param(out_of_gpu_memory, ExitCode.OUT_OF_MEMORY, "OutOfMemoryGPU", id="GPU memory"),
-        pytest.param(out_of_host_memory, ExitCode.KILLED, "OutOfMemoryHost", id="host memory"),
-        pytest.param(lost_peer, ExitCode.UNAVAILABLE, "PeerLost", id="peer vanished"),
-        pytest.param(silent_peer, ExitCode.CODE_ERROR, "CollectiveTimeout", id="peer silent"),
-        pytest.param(bug, ExitCode.CODE_ERROR, "KeyError", id="bug"),
-        pytest.param(wrong_shape, ExitCode.CODE_ERROR, "RuntimeError", id="a RuntimeError of our own"),
+        pytest.param(out_of_gpu_memory, ExitCode.OUT_OF_MEMORY, "OutOfMemoryGPU", "OutOfMemoryGPU", id="GPU memory"),
+        pytest.param(out_of_host_memory, ExitCode.KILLED, "OutOfMemoryHost", "OutOfMemoryHost", id="host memory"),
+        pytest.param(lost_peer, ExitCode.UNAVAILABLE, "Unavailable", "PeerLost", id="peer vanished"),
+        pytest.param(silent_peer, ExitCode.CODE_ERROR, "CollectiveTimeout", "CollectiveTimeout", id="peer silent"),
+        pytest.param(bug, ExitCode.CODE_ERROR, "CodeError", "KeyError", id="bug"),
+        pytest.param(refused, ExitCode.AUTH_ERROR, "AuthError", "NotAllowed", id="a hub that refuses us"),
+        pytest.param(full_volume, ExitCode.STORAGE_FULL, "StorageFull", "StorageFull", id="full volume"),
+        pytest.param(wrong_shape, ExitCode.CODE_ERROR, "CodeError", "RuntimeError", id="a RuntimeError of our own"),
     ],
 )
-def test_explain(fault: Callable[[], None], code: ExitCode, reason: str) -> None:
+def test_explain(fault: Callable[[], None], code: ExitCode, class_: str, reason: str) -> None:
     from finetune_trainer.faults import explain
 
     with pytest.raises(Exception) as caught:  # noqa: PT011
         fault()
     known = explain(caught.value)
-    assert (known.exit_code, known.reason) == (code, reason), known.message
+    assert (known.exit_code, known.failure_class, known.reason) == (code, class_, reason), known.message
     assert "\n" not in known.message
