@@ -416,7 +416,7 @@ def _going_on(s: Situation) -> Decision:
 
 def _starting(s: Situation, phase: Phase) -> Decision:
     """What keeps the pods from running together."""
-    stuck = blocked(s.pods, s.observed.troubles, s.job.namespace)
+    stuck = blocked(s.pods, s.observed.troubles, s.job.namespace, s.nodes)
     if stuck is not None:
         return _stalled(phase, stuck)
     reason, message = _what_is_missing(s)

@@ -152,8 +152,9 @@ class Reconciler:
             log.warning("Events cannot be read: %s", error, extra={"job": str(key)})
             return
         memory.looked_at = now
-        own = (body for body in listing.items if body["involvedObject"].get("name", "").startswith(situation.name))
-        memory.events = tuple(own)
+        names = ((body, body["involvedObject"].get("name", "")) for body in listing.items)
+        own = (situation.name, f"{situation.name}-")
+        memory.events = tuple(body for body, name in names if name == own[0] or name.startswith(own[1]))
 
     async def _children(self, key: Key, job: Job) -> Children:
         """The job's children; those of a deleted job of the same name are left out."""
