@@ -13,6 +13,11 @@ from finetune_api.names import volume_folder
 from finetune_api.run import JobIdentity, RunConfig
 
 LOCAL_UID = "local"
+OWN_PROGRAM = Problem(
+    "spec.trainer",
+    "names a program of its own, which needs its image",
+    "apply the manifest to a cluster, or start that program yourself; `finetune run` runs our trainer",
+)
 
 
 def run_config(
@@ -21,8 +26,11 @@ def run_config(
     """The run that `job` means on one machine.
 
     `folder` gets the run's files, `./path` is relative to `base_folder`, and `volumes` says where claims lie.
+    Raises InvalidManifest for a job whose program is not ours.
     """
     spec = job.spec
+    if spec.trainer.own_program:
+        raise InvalidManifest([OWN_PROGRAM])
     resources = spec.resources.model_copy(
         update={"nodes": 1, "processes_per_node": processes or spec.resources.processes_per_node}
     )
@@ -35,6 +43,7 @@ def run_config(
         output_uri=_pushed_to(job),
         volumes={claim: str(path) for claim, path in volumes.items()},
         cache_folder=_cache_folder(spec, volumes),
+        hang_timeout_seconds=spec.run_policy.hang_timeout_seconds,
         base_folder=str(base_folder),
     )
 

@@ -98,3 +98,16 @@ def test_a_useless_volume_option_is_refused(option: str, message: str) -> None:
 def test_the_output_is_pushed_as_on_a_cluster(output: dict[str, object], expected: str | None) -> None:
     job = parse_job(a_manifest(output=output))
     assert local.run_config(job, HERE, HERE, {}, None).output_uri == expected
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        pytest.param({"command": ["torchrun", "train.py"]}, id="a command"),
+        pytest.param({"image": "team/jax:1", "framework": "jax"}, id="a framework"),
+    ],
+)
+def test_a_program_that_is_not_ours_is_not_run_here(trainer: dict[str, object]) -> None:
+    job = parse_job(a_manifest(trainer=trainer))
+    with pytest.raises(InvalidManifest, match=r"spec\.trainer: names a program of its own"):
+        local.run_config(job, HERE, HERE, {}, None)
