@@ -69,6 +69,7 @@ COMMON = {
     "FINETUNE_HOSTS": f"{NAME}-0.{SERVICE},{NAME}-1.{SERVICE}",
     "FINETUNE_OUTPUT_DIR": "/volumes/models/reviews/team-a/reviews/0a1b2",
     "FINETUNE_CHECKPOINT_DIR": "/volumes/models/reviews/team-a/reviews/0a1b2/checkpoints",
+    "FINETUNE_GRACE_SECONDS": "120",
 }
 TORCHRUNS = {
     "PET_NNODES": "2",
@@ -76,7 +77,7 @@ TORCHRUNS = {
     "PET_NODE_RANK": RANK,
     "PET_MASTER_ADDR": f"{NAME}-0.{SERVICE}",
     "PET_MASTER_PORT": "29500",
-    "PET_SHUTDOWN_TIMEOUT": "120",
+    "PET_SHUTDOWN_TIMEOUT": "125",
 }
 ONE_PROCESS = {"RANK": RANK, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 
@@ -93,7 +94,7 @@ ONE_PROCESS = {"RANK": RANK, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_
         ),
         pytest.param(
             own(framework="torch").with_spec(resources={"processesPerNode": 3}, checkpoint={"graceSeconds": 60}),
-            TORCHRUNS | {"PET_NPROC_PER_NODE": "3", "PET_SHUTDOWN_TIMEOUT": "60"},
+            TORCHRUNS | {"PET_NPROC_PER_NODE": "3", "PET_SHUTDOWN_TIMEOUT": "65", "FINETUNE_GRACE_SECONDS": "60"},
             id="torch, three processes a pod",
         ),
         pytest.param(

@@ -148,6 +148,20 @@ def test_a_person_gets_the_stacks_of_all_processes(tmp_path: Path) -> None:
     assert end.log.count("in waits_for_ever") == 2
 
 
+def test_what_does_not_stop_in_time_leaves_its_stacks(tmp_path: Path) -> None:
+    """As a program that hangs does not, when the operator gives it up."""
+    script = tmp_path / "stuck.py"
+    script.write_text(f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{STUCK}")
+    running = Launcher(tmp_path / "here", PYTHON, str(script), FINETUNE_GRACE_SECONDS="1")
+    running.until("ready\nready")
+    running.send(signal.SIGTERM)
+    end = running.end()
+    assert end.log.count("in waits_for_ever") == 2
+    assert (end.code, end.outcome.outcome) == (143, Result.PREEMPTED)
+    assert end.outcome.failure is not None
+    assert end.outcome.failure.message == "asked to stop, and did not in time: its stacks are in the log"
+
+
 def error(message: str, at: float = 1.0, rank: int | None = 0) -> Error:
     return Error(message, f"Traceback (most recent call last):\n{message}", at, rank)
 

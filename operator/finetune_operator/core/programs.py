@@ -23,16 +23,18 @@ ENV_HOSTS: Final = "FINETUNE_HOSTS"
 ENV_OUTPUT: Final = "FINETUNE_OUTPUT_DIR"
 ENV_CHECKPOINTS: Final = "FINETUNE_CHECKPOINT_DIR"
 ENV_SOURCES: Final = "FINETUNE_SOURCES"
+ENV_GRACE: Final = "FINETUNE_GRACE_SECONDS"
 RESERVED: Final = frozenset(
     {
-        ENV_NODES, ENV_RANK, ENV_HOSTS, ENV_OUTPUT, ENV_CHECKPOINTS, ENV_SOURCES,
+        ENV_NODES, ENV_RANK, ENV_HOSTS, ENV_OUTPUT, ENV_CHECKPOINTS, ENV_SOURCES, ENV_GRACE,
         "PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT",
     }
 )  # fmt: skip
 """Variables that a manifest may not set: they would contradict what the operator knows of the pods."""
 MOST_HOSTS: Final = 1000
 """More names would not fit in one variable, which Linux bounds to 128 KiB."""
-
+SHUTDOWN_MARGIN_SECONDS: Final = 5
+"""How much longer torchrun waits for its workers, so that launch.py has their stacks before torchrun kills them."""
 RANK_FIELD: Final = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
@@ -89,6 +91,7 @@ def _common(plan: Plan) -> Variables:
     if plan.nodes <= MOST_HOSTS:
         told[ENV_HOSTS] = ",".join(_hosts(plan))
     told |= {ENV_OUTPUT: config.folder, ENV_CHECKPOINTS: config.checkpoint_folder}
+    told[ENV_GRACE] = str(config.checkpoint.grace_seconds)
     if plan.fetches:
         told[ENV_SOURCES] = f"{config.cache_folder}/runs/{config.job.uid}-{config.job.run}.json"
     return told
@@ -110,7 +113,7 @@ def _torch(plan: Plan) -> Variables:
         "PET_NODE_RANK": _node_rank(),
         "PET_MASTER_ADDR": rendezvous_host(plan),
         "PET_MASTER_PORT": str(names.MASTER_PORT),
-        "PET_SHUTDOWN_TIMEOUT": str(plan.config.checkpoint.grace_seconds),
+        "PET_SHUTDOWN_TIMEOUT": str(plan.config.checkpoint.grace_seconds + SHUTDOWN_MARGIN_SECONDS),
     }
     if processes == 1:
         told |= {"RANK": _node_rank(), "WORLD_SIZE": str(plan.nodes), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}

@@ -5,7 +5,8 @@
 The program is a child of this process, which hands on its signals and its exit code. Where torch's error files say
 what went wrong (torchrun, and `@record` of torch.distributed.elastic), their digest becomes the container's termination
 message, an Outcome of finetune_api.progress. Where there are none, nothing is written, and the kubelet takes the end of
-the log. SIGUSR2 is for a person: every process writes its Python stacks into the log, and ends.
+the log. A program that has not ended FINETUNE_GRACE_SECONDS after it was told to stop is ended, and each of its
+processes writes its Python stacks into the log; SIGUSR2, which a person may send, does the same at once.
 
 Standard library and Python 3.8 only: it runs with whatever Python the image has. torch removes an existing error file
 before it writes one, which it cannot do with the mounted /dev/termination-log: hence the digest.
@@ -22,6 +23,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -101,10 +103,11 @@ SYMPTOMS = (
 
 
 class End(NamedTuple):
-    """How the program ended, and when it was told to stop, if it was."""
+    """How the program ended; when it was told to stop, if it was; and whether it did not stop in time."""
 
     code: int
     stopped: float | None = None
+    late: bool = False
 
 
 class Verdict(NamedTuple):
@@ -147,19 +150,31 @@ def run(command: list[str], environment: Mapping[str, str]) -> End:
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     ignored_by_python = (signal.SIGPIPE, signal.SIGXFSZ)
     child = os.posix_spawnp(command[0], command, environment, setsigmask=(), setsigdef=ignored_by_python)
-    stopped = None
+    grace = float(environment.get("FINETUNE_GRACE_SECONDS") or threading.TIMEOUT_MAX)
+    stopped, late = None, False
     while True:
-        number = signal.sigwait(WATCHED)
-        if number == signal.SIGCHLD:
+        number = next_signal(None if stopped is None or late else stopped + grace - time.time())
+        if number is None:
+            late = True
+            dump_stacks(child)
+        elif number == signal.SIGCHLD:
             code = reap(child)
             if code is not None:
-                return End(code, stopped)
+                return End(code, stopped, late)
         elif number == signal.SIGUSR2:
             dump_stacks(child)
         else:
             if number in STOPS and stopped is None:
                 stopped = time.time()
             send(child, number)
+
+
+def next_signal(seconds: float | None) -> int | None:
+    """The next of WATCHED; None where none comes within `seconds`."""
+    if seconds is None:
+        return signal.sigwait(WATCHED)
+    found = signal.sigtimedwait(WATCHED, max(0.0, seconds))
+    return None if found is None else found.si_signo
 
 
 def reap(child: int) -> int | None:
@@ -249,7 +264,7 @@ def judge(end: End, errors: Sequence[Error], silent: bool = False) -> Verdict:
     cause = min(own, key=lambda error: (symptom(error) is PEER_LOST, error.time), default=None)
     peer_lost = cause is not None and symptom(cause) is PEER_LOST
     if end.stopped is not None and (cause is None or peer_lost or cause.time > end.stopped):
-        return told_to_stop(end.code)
+        return told_to_stop(end)
     if cause is None or (peer_lost and silent):
         return Verdict(end.code, None, peer_lost)
     return Verdict(end.code, failed(failure(cause, end.code)), peer_lost)
@@ -259,10 +274,11 @@ def symptom(error: Error) -> Symptom | None:
     return next((known for known in SYMPTOMS if re.search(known.pattern, error.message)), None)
 
 
-def told_to_stop(code: int) -> Verdict:
+def told_to_stop(end: End) -> Verdict:
     """torchrun ends with 1 when it is told to stop, which would look like a fault of the program."""
-    code = PREEMPTED if code == PREEMPTED else TERMINATED
-    found = {"class": "Preempted", "reason": "Preempted", "message": "asked to stop", "exitCode": code}
+    code = PREEMPTED if end.code == PREEMPTED else TERMINATED
+    message = "asked to stop, and did not in time: its stacks are in the log" if end.late else "asked to stop"
+    found = {"class": "Preempted", "reason": "Preempted", "message": message, "exitCode": code}
     return Verdict(code, {"outcome": "Preempted", "failure": found})
 
 
