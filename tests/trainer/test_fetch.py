@@ -11,8 +11,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from obstore.store import S3Store
 
 from finetune_api.progress import ExitCode, FailureClass, Outcome
 from finetune_api.run import RunConfig
@@ -29,6 +32,7 @@ from finetune_trainer.data.uri import local_path
 from finetune_trainer.errors import ConfigError, RunError, StorageFull, Unavailable
 from finetune_trainer.fetch import fetch_all
 from finetune_trainer.fetching import lock, progress
+from finetune_trainer.fetching.downloads import Downloads, Pin
 from support.https_server import HttpsServer
 from support.hub_mirror import HubMirror
 from support.models import sentences, write_rows
@@ -363,22 +367,24 @@ main([], os.environ)
 """
 
 
-@pytest.mark.usefixtures("s3")
 def test_a_killed_download_from_s3_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the bytes that are missing are asked for, and only of the same version."""
     content = "".join(f"row {number},b\n" for number in range(400_000))
-    (tmp_path / "s3" / "data" / "large.csv").write_text(content)
+    for name in ("s3/data", "metadata"):
+        (tmp_path / name).mkdir(parents=True)
     job = Job(tmp_path, sections=train_on("s3://data/large.csv"))
-    environment = {**os.environ, "FINETUNE_RUN_CONFIG": str(job.file().write())}
-    ended = subprocess.run([sys.executable, "-c", KILLED_AFTER_TWO_CHUNKS], env=environment, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    (part,) = (job.cache / "unfinished").rglob("*.unfinished")
-    assert 0 < part.stat().st_size < len(content)
-    assert not (job.cache / "runs").exists()
-    with monkeypatch.context() as patched:
-        rest: list[int] = []
-        chunks = stores._chunks
-        patched.setattr(stores, "_chunks", lambda *found: rest.append(found[2]) or chunks(*found))
-        began = part.stat().st_size
+    with S3Server(tmp_path / "s3", tmp_path / "server", tmp_path / "metadata") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        S3Store.from_url("s3://data", client_options={"allow_http": True}).put("large.csv", content.encode())
+        environment = {**os.environ, "FINETUNE_RUN_CONFIG": str(job.file().write())}
+        ended = subprocess.run([sys.executable, "-c", KILLED_AFTER_TWO_CHUNKS], env=environment, check=False)
+        assert ended.returncode == -signal.SIGKILL
+        assert not (job.cache / "runs").exists()
+        (part,) = (job.cache / "unfinished").rglob("*.unfinished")
+        began, rest, chunks = part.stat().st_size, [], stores._chunks
+        assert 0 < began < len(content)
+        monkeypatch.setattr(stores, "_chunks", lambda *found: rest.append(found[2]) or chunks(*found))
         fetch_all(job.config)
     assert rest == [began]
     assert Path(job.pins()["s3://data/large.csv"]["path"]).read_text() == content
@@ -569,6 +575,26 @@ def test_a_run_on_this_machine_has_its_pins_in_its_own_folder(tmp_path: Path) ->
     pins = json.loads(Path(config.folder, "sources.json").read_text())
     assert set(pins) == {"hf://owner/bert", "hf://datasets/owner/rows"}
     assert not (tmp_path / "cache" / "runs").exists()
+
+
+def test_two_pods_of_a_run_use_the_same(tmp_path: Path) -> None:
+    """Whoever looks first decides for both, also when the source moves meanwhile."""
+    downloads = Downloads.of(Job(tmp_path).config)
+    assert downloads is not None
+    looking, goes_on = threading.Event(), threading.Event()
+    older, newer = (Pin(tmp_path, commit, f"git:{commit}", 1) for commit in ("older", "newer"))
+
+    def look_slowly(_: Pin | None) -> Pin:
+        looking.set()
+        assert goes_on.wait(SECONDS)
+        return older
+
+    with ThreadPoolExecutor() as pods:
+        first = pods.submit(downloads.get, "hf://owner/bert", "spec.model.uri", look_slowly)
+        assert looking.wait(SECONDS)
+        second = pods.submit(downloads.get, "hf://owner/bert", "spec.model.uri", lambda _: newer)
+        goes_on.set()
+        assert (first.result(), second.result()) == (older, older)
 
 
 def test_a_run_without_a_cache_has_nothing_to_fetch_into(tmp_path: Path) -> None:

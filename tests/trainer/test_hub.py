@@ -21,10 +21,10 @@ from finetune_api.dataset import Source
 from finetune_api.progress import Outcome
 from finetune_trainer.data import columns
 from finetune_trainer.data.columns import Roles
-from finetune_trainer.data.hub import EVERYTHING, OLD_WEIGHTS, download_model
+from finetune_trainer.data.hub import EVERYTHING, OLD_WEIGHTS, Repository, download_model, explained
 from finetune_trainer.data.sources import Loaded, load_source
 from finetune_trainer.data.uri import Places
-from finetune_trainer.errors import AuthError, ConfigError, RunError, Unavailable
+from finetune_trainer.errors import AuthError, ConfigError, RunError, StorageFull, Unavailable
 from support.hub_mirror import TOKEN, HubMirror
 from support.models import sentences, write_rows
 from support.runs import ARun
@@ -250,6 +250,25 @@ def test_a_hub_that_does_not_answer(hub: HubMirror) -> None:
     assert type(caught.value) is Unavailable
     assert caught.value.message.startswith(f"{FIELD}.uri: the hub did not give owner/rows: ")
     assert caught.value.hint == "without a network use pvc://, pkg:// or file://"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        pytest.param(
+            "Data processing error: File I/O error: No space left on device (os error 28)", StorageFull, id="full"
+        ),
+        pytest.param("Data processing error: CAS service error: Network error", Unavailable, id="network"),
+    ],
+)
+def test_errors_of_the_hubs_downloader_in_rust(text: str, error: type[RunError]) -> None:
+    """It says everything by RuntimeError; what it says is all there is to go by."""
+
+    def ask() -> str:
+        raise RuntimeError(text)
+
+    with pytest.raises(error, match=r"^spec\.model\.uri: "):
+        explained(Repository("owner/bert", "model", None, "spec.model.uri"), ask)
 
 
 @pytest.mark.torch

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import S3Store
 from PIL import Image
 
 from finetune_api.dataset import Source
 from finetune_api.progress import ExitCode
-from finetune_trainer.data import columns
+from finetune_trainer.data import columns, stores
 from finetune_trainer.data.columns import Roles
 from finetune_trainer.data.remote import ENV_DOWNLOADS, fetch
 from finetune_trainer.data.sources import Loaded, load_source
@@ -310,6 +311,23 @@ def test_a_large_object_arrives_whole(s3: S3Server, tmp_path: Path) -> None:
     assert fetched.name == "large #1?"
     assert hashlib.sha256(fetched.read_bytes()).digest() == hashlib.sha256(content).digest()
     assert len([request for request in s3.requests if request.startswith("GET /data/large")]) == 1
+
+
+def test_an_object_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its listing and its bytes: neither the new content nor a mixture is taken for what was listed."""
+    for name in ("s3/data", "metadata"):
+        (tmp_path / name).mkdir(parents=True)
+    with S3Server(tmp_path / "s3", tmp_path / "server", tmp_path / "metadata") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        store = S3Store.from_url("s3://data", client_options={"allow_http": True})
+        store.put("rows.csv", b"text,label\na,b\n")
+        listing = stores.look("s3://data/rows.csv", FIELD)
+        store.put("rows.csv", b"text,label\nc,d\n")
+        with pytest.raises(Unavailable) as caught:
+            listing.save(tmp_path / "saved")
+    check(caught.value, Unavailable, "Changed", f"{FIELD}: s3://data/rows.csv changed while it was read", "writes")
+    assert not (tmp_path / "saved" / "rows.csv").exists()
 
 
 @pytest.mark.torch

@@ -106,7 +106,8 @@ def _kept(repository: Repository, downloads: Downloads, get: Get) -> Path:
         for left in _blobs(here).glob("*.incomplete"):  # by a process that was killed: the library begins anew
             left.unlink()
         commit = pin.revision if pin is not None else _commit(here)
-        with told(key_of(repository), lambda: bytes_below(_blobs(here))):
+        before = bytes_below(_blobs(here))
+        with told(key_of(repository), lambda: bytes_below(_blobs(here)) - before):
             folder = get(replace(here, revision=commit))
             if _without_torn(replace(here, revision=commit), folder):
                 folder = get(replace(here, revision=commit))
@@ -151,7 +152,7 @@ def _commit(repository: Repository) -> str:
         )
         return str(resolved.resolved)
 
-    return _explained(repository, ask)
+    return explained(repository, ask)
 
 
 def _snapshot(repository: Repository, patterns: Sequence[str] | None = None) -> Path:
@@ -170,10 +171,10 @@ def _snapshot(repository: Repository, patterns: Sequence[str] | None = None) -> 
             local_files_only=repository.offline,
         )
 
-    return Path(_explained(repository, ask))
+    return Path(explained(repository, ask))
 
 
-def _explained(repository: Repository, ask: Callable[[], str]) -> str:
+def explained(repository: Repository, ask: Callable[[], str]) -> str:
     """What `ask` returns; the library's errors in our words."""
     from huggingface_hub import errors
 
@@ -185,7 +186,7 @@ def _explained(repository: Repository, ask: Callable[[], str]) -> str:
     except errors.HFValidationError as error:
         message = f"{repository.field_path}: the hub has no {repository.kind} {repository.name}"
         raise ConfigError("NotFound", message, "write hf://owner/name") from error
-    except (OSError, errors.RevisionResolutionError) as error:
+    except (OSError, errors.RevisionResolutionError, RuntimeError) as error:  # RuntimeError: the hub's Rust downloader
         raise _in_our_words(error, repository) from error
 
 

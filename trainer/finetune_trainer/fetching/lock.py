@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from finetune_api import names
 from finetune_trainer.errors import ConfigError, Unavailable
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 log = logging.getLogger(__name__)
 ENV_SECONDS = "FINETUNE_CACHE_LOCK_SECONDS"
@@ -36,6 +38,8 @@ def locked(path: Path, title: str) -> Iterator[None]:
 
     Raises Unavailable if another process holds it for too long, ConfigError where the volume has no locks.
     """
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, mode=MODE, poll_interval=POLL_SECONDS, fallback_to_soft=False, on_acquired=_sign)
     _acquire(lock, path, title)
@@ -46,6 +50,8 @@ def locked(path: Path, title: str) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, path: Path, title: str) -> None:
+    from filelock import Timeout
+
     started, patience, turn = time.monotonic(), _patience(), POLL_SECONDS
     while True:
         left = started + patience - time.monotonic()

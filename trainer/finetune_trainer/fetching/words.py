@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def not_stored(error: BaseException, uri: str, folder: Path, field_path: str) ->
 
 
 def _errno(error: BaseException) -> int | None:
-    """What the kernel said of a file; it may refuse connections by the same numbers."""
-    known = (cause for cause in causes(error) if isinstance(cause, OSError))
-    return next((cause.errno for cause in known if cause.errno in FULL or cause.filename is not None), None)
+    """What the kernel said of a file; it may refuse connections by the same numbers. Rust has them in its messages."""
+    known = [cause for cause in causes(error) if isinstance(cause, OSError)]
+    said = (int(number) for cause in causes(error) for number in re.findall(r"\(os error (\d+)\)", str(cause)))
+    numbers = [cause.errno for cause in known if cause.errno in FULL or cause.filename is not None]
+    return next((number for number in (*numbers, *said) if number is not None), None)
