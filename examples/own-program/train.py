@@ -29,7 +29,7 @@ RUN = json.loads(Path(os.environ["FINETUNE_RUN_CONFIG"]).read_text())
 OUTPUT = Path(os.environ["FINETUNE_OUTPUT_DIR"])
 CHECKPOINT = Path(os.environ["FINETUNE_CHECKPOINT_DIR"], "newest.pt")
 STEPS = RUN["training"]["maxSteps"]
-BATCH = RUN["training"].get("trainBatchSize", 32)
+BATCH = RUN["training"]["trainBatchSize"]
 SAVE_EVERY = RUN["checkpoint"].get("everySteps") or 20
 TELL_SECONDS = 1.0
 TOLD_TO_STOP = 75
@@ -119,9 +119,9 @@ def main() -> None:
     rows = Messages(in_package(RUN["dataset"]["train"][0]["uri"]), model_folder / "tokenizer.json")
     vectors = load_file(model_folder / "model.safetensors")["embeddings.word_embeddings.weight"]
     words, width = nn.EmbeddingBag.from_pretrained(vectors), vectors.shape[1]
-    torch.manual_seed(RUN["training"].get("seed", 42))
+    torch.manual_seed(RUN["training"]["seed"])
     model = DistributedDataParallel(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, rows.classes)))
-    optimizer = torch.optim.Adam(model.parameters(), lr=RUN["training"].get("learningRate", 3e-2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=RUN["training"]["learningRate"])
     first = saved = 0
     if CHECKPOINT.exists():
         state = torch.load(CHECKPOINT)
