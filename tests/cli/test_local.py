@@ -44,6 +44,14 @@ def test_a_cache_is_a_folder_of_its_claim(options: list[str], expected: str) -> 
     assert local.run_config(job, Path("/runs/x"), HERE, folders, None).cache_folder == expected
 
 
+@pytest.mark.parametrize(
+    ("policy", "seconds"), [pytest.param({}, 1800, id="usual"), pytest.param({"hangTimeoutSeconds": 0}, 0, id="never")]
+)
+def test_a_run_that_stands_still_is_ended_here_too(policy: dict[str, int], seconds: int) -> None:
+    job = parse_job(a_manifest(runPolicy=policy))
+    assert local.run_config(job, Path("/runs/x"), HERE, {}, None).hang_timeout_seconds == seconds
+
+
 def test_without_a_cache_nothing_is_kept() -> None:
     assert local.run_config(parse_job(a_manifest()), Path("/runs/x"), HERE, {}, None).cache_folder is None
 

@@ -296,6 +296,23 @@ def test_a_preflight_that_stands_still_ends_the_run(trainer: WarmTrainer, small_
     assert run_status(small_run) == "Failed"
 
 
+@torch
+def test_a_hanging_volume_does_not_keep_the_pod(trainer: WarmTrainer, small_run: ARun, tmp_path: Path) -> None:
+    """The folder of the run does not answer either, where the end is to be written: the kubelet hears of it."""
+    model = tmp_path / "model"
+    model.mkdir()
+    os.mkfifo(model / "config.json")
+    run = hanging_run(small_run).with_("model", uri=model.as_uri())
+    attempt = trainer.start(run, hanging.asleep)
+    status = run.folder / "status.json"
+    attempt.until(status.exists, "status.json")
+    status.unlink()
+    os.mkfifo(status)
+    ended = attempt.end()
+    assert ended.outcome.failure is not None
+    assert (ended.code, ended.outcome.failure.class_) == (ExitCode.CODE_ERROR, FailureClass.HANG)
+
+
 def run_status(run: ARun) -> str:
     phase: str = run.read("status.json")["phase"]
     return phase

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ from finetune_trainer.verdict import PEER_LOST, RankEnd, Surroundings, verdict
 
 log = logging.getLogger(__name__)
 ORDERLY = (ExitCode.DONE, ExitCode.PREEMPTED)
+LAST_WORD_SECONDS = 10.0
+"""How long a run that stood still may take to write into its folder how it ended."""
 PEER_LOST_DELAY = 3.0
 """Seconds that a pod which only lost a peer waits, so that the pod with the cause ends first."""
 
@@ -249,13 +252,14 @@ def _clear(folder: Path, checkpoints: Path) -> None:
 
 def _finished(attempt: Attempt, config: RunConfig) -> Outcome:
     """How the run in the folder ended; a success, if only its push was missing."""
-    log.info("%s holds the finished run", config.folder)
     folder = Path(config.folder)
     said = files.read_json(folder / files.OUTCOME)
     outcome = Outcome.model_validate(said) if said is not None else None
     if outcome is None or not outcome.is_finished:
         outcome = Outcome(outcome=Result.SUCCEEDED, output=_output(config))
         attempt.folder = folder if attempt.settings.node_rank == 0 else None
+    pushes = outcome.outcome is Result.SUCCEEDED and missing(config)
+    log.info("%s holds the finished run; %s", folder, "its model is to be pushed" if pushes else "nothing to do")
     return _with_provenance(outcome, read_record(folder) or {})
 
 
@@ -311,6 +315,8 @@ def _failed(error: RunError) -> Outcome:
 def _conclude(attempt: Attempt, outcome: Outcome) -> int:
     """Say how it ended: in the log, in the run's folder if it is ours, and to the kubelet."""
     outcome = _with_provenance(_with_pod(outcome, attempt.settings), handover.told_facts(attempt.scratch))
+    if outcome.failure is not None and outcome.failure.class_ is FailureClass.HANG:
+        _end_even_if_a_volume_hangs(attempt.settings, outcome)
     if attempt.folder is not None:
         status = read_status(attempt.folder) or Status()
         outcome = outcome.model_copy(
@@ -326,6 +332,15 @@ def _conclude(attempt: Attempt, outcome: Outcome) -> int:
     if failure.hint:
         log.error("hint: %s", failure.hint)
     return failure.exit_code if failure.exit_code is not None else ExitCode.CODE_ERROR
+
+
+def _end_even_if_a_volume_hangs(settings: Settings, outcome: Outcome) -> None:
+    """What made the run stand still may be the volume of its folder: the kubelet hears of it before, and we end."""
+    if settings.termination_log is not None:
+        settings.termination_log.write_text(outcome.termination_message(), encoding="utf-8")
+    last = threading.Timer(LAST_WORD_SECONDS, os._exit, [ExitCode.CODE_ERROR])
+    last.daemon = True
+    last.start()
 
 
 def _with_pod(outcome: Outcome, settings: Settings) -> Outcome:
