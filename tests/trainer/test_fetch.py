@@ -313,7 +313,7 @@ def killed(job: Job, reached: Callable[[], Any]) -> Iterator[None]:
     until(reached, "beginning of the download")
     process.kill()
     process.wait()
-    assert not (job.cache / "runs").exists()
+    assert list(job.cache.glob("runs/*.json")) == []
     assert list(job.cache.glob("objects/*")) == []
     yield
 
@@ -380,7 +380,7 @@ def test_a_killed_download_from_s3_is_gone_on_with(tmp_path: Path, monkeypatch: 
         environment = {**os.environ, "FINETUNE_RUN_CONFIG": str(job.file().write())}
         ended = subprocess.run([sys.executable, "-c", KILLED_AFTER_TWO_CHUNKS], env=environment, check=False)
         assert ended.returncode == -signal.SIGKILL
-        assert not (job.cache / "runs").exists()
+        assert list(job.cache.glob("runs/*.json")) == []
         (part,) = (job.cache / "unfinished").rglob("*.unfinished")
         began, rest, chunks = part.stat().st_size, [], stores._chunks
         assert 0 < began < len(content)
@@ -415,7 +415,24 @@ def test_a_full_volume(uri: str, hub: HubMirror, web: HttpsServer, tmp_path: Pat
         fetch_all(job.config)
     assert caught.value.message.startswith(f"{TRAIN}: cannot store {uri} in {tmp_path / 'cache'}"), caught.value.message
     assert "No space left on device" in caught.value.message
-    assert list(job.cache.glob("objects/*")) + list(job.cache.glob("runs/*")) == []
+    assert list(job.cache.glob("objects/*")) + list(job.cache.glob("runs/*.json")) == []
+
+
+@pytest.mark.usefixtures("hub", "s3")
+def test_a_cache_that_can_only_be_read_serves_what_is_pinned(small_disk: Path, tmp_path: Path) -> None:
+    """As a volume that training pods mount read-only; for what is new, a message says what to change."""
+    dataset = {"train": [{"uri": "hf://owner/rows"}, {"uri": "s3://data/rows.csv"}]}
+    job = Job(tmp_path, sections={"dataset": dataset})
+    fetch_all(job.config)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    fetch_all(job.config)
+    with pytest.raises(ConfigError) as caught:
+        fetch_all(Job(tmp_path, uid="ffff").config)
+    assert (caught.value.reason, caught.value.hint) == (
+        "NotWritable",
+        "make it writable for the pod's group (podTemplate.spec.securityContext.fsGroup)",
+    )
+    assert caught.value.message.startswith(f"spec.model.uri: cannot store hf://owner/bert in {small_disk}: Read-only")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class Downloads:
         if pin is not None and usable(pin):
             return pin
         title = f"{field_path}: {key}"
-        with self._writing(key, field_path), locked(self._lock(str(self.pins)), title):
+        with self._writing(key, field_path), locked(self.pins.with_suffix(".lock"), title):
             pin = self._pinned(key)
             if pin is not None and usable(pin):
                 return pin
@@ -100,7 +100,7 @@ class Downloads:
 
     def _pinned(self, key: str) -> Pin | None:
         told: Any = (files.read_json(self.pins) or {}).get(key)
-        return None if told is None else Pin(**{**told, "path": Path(told["path"])})
+        return None if told is None else Pin(Path(told["path"]), told["revision"], told["digest"], told["bytes"])
 
     def _pin(self, key: str, pin: Pin) -> None:
         self.pins.parent.mkdir(parents=True, exist_ok=True)
