@@ -65,6 +65,9 @@ SECRET_KEYS = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
+    "OCI_USERNAME",
+    "OCI_PASSWORD",
+    "OCI_CONFIG_JSON",
 )
 """Keys of a `secretRef` that become environment variables of the same name."""
 
@@ -76,6 +79,15 @@ RESERVED_ENV = frozenset(
     }
 )  # fmt: skip
 """Environment variables that belong to the operator; a manifest may not set them."""
+
+PROGRAM_ENV = frozenset(
+    {
+        "FINETUNE_NODES", "FINETUNE_NODE_RANK", "FINETUNE_HOSTS", "FINETUNE_OUTPUT_DIR", "FINETUNE_CHECKPOINT_DIR",
+        "FINETUNE_SOURCES", "FINETUNE_GRACE_SECONDS", "PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR",
+        "PET_MASTER_PORT",
+    }
+)  # fmt: skip
+"""Variables that tell a program of somebody else of its peers and places; its manifest may not set them."""
 
 MAX_JOB_NAME = 36
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from finetune_api.names import PROGRAM_ENV, RESERVED_ENV
 from finetune_api.placement import EnvVar, Framework, PodTemplate, Scheduling, TrainerOverride
 from finetune_api.policy import Elastic
 from finetune_api.progress import FailureClass
 from finetune_api.runtime import RuntimeVolume
 from finetune_operator.core.plan import Plan, Refused, Runtime, Runtimes, claims, freeze, plan, thaw
-from support.builders import RUNTIME, RUNTIMES, AJob, a_job
+from finetune_operator.core.pod import pod_template
+from support.builders import ENDPOINT, RUNTIME, RUNTIMES, AJob, a_job
 
 OWN = Runtime("team-a", "default", {"image": "own:1", "resources": {"cpu": "8"}})
 BASE = "/volumes/models/reviews/team-a/reviews/0a1b2"
@@ -394,3 +396,19 @@ def test_plans_share_nothing_that_can_change() -> None:
     other = a_job("other").plan(runtimes)
     assert isinstance(other, Plan)
     assert (one.pod_template.spec, other.pod_template.spec) == ({"volumes": [volume]}, {"volumes": []})
+
+
+def test_a_program_is_told_of_its_peers_by_the_operator_alone() -> None:
+    trainer = {"command": ["torchrun", "train.py"], "env": [{"name": "PET_NNODES", "value": "7"}]}
+    refused = plan(a_job().with_spec(trainer=trainer).job, 1, RUNTIMES)
+    assert isinstance(refused, Refused)
+    assert "spec.trainer.env[0].name: the operator sets PET_NNODES" in refused.failure.message
+    ours = a_job().with_spec(trainer={"env": trainer["env"]})
+    assert isinstance(plan(ours.job, 1, RUNTIMES), Plan)
+
+
+def test_every_variable_of_the_operator_is_kept_from_programs() -> None:
+    job = a_job().with_spec(trainer={"framework": "torch"}, cache={"uri": "pvc://cache"}, resources={"nodes": 2})
+    template = pod_template(job.plan(), {}, ENDPOINT)
+    told = {variable["name"] for variable in template["spec"]["containers"][0]["env"]}
+    assert {name for name in told if name.startswith("FINETUNE_")} <= PROGRAM_ENV | RESERVED_ENV

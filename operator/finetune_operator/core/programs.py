@@ -24,13 +24,6 @@ ENV_OUTPUT: Final = "FINETUNE_OUTPUT_DIR"
 ENV_CHECKPOINTS: Final = "FINETUNE_CHECKPOINT_DIR"
 ENV_SOURCES: Final = "FINETUNE_SOURCES"
 ENV_GRACE: Final = "FINETUNE_GRACE_SECONDS"
-RESERVED: Final = frozenset(
-    {
-        ENV_NODES, ENV_RANK, ENV_HOSTS, ENV_OUTPUT, ENV_CHECKPOINTS, ENV_SOURCES, ENV_GRACE,
-        "PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT",
-    }
-)  # fmt: skip
-"""Variables that a manifest may not set: they would contradict what the operator knows of the pods."""
 MOST_HOSTS: Final = 1000
 """More names would not fit in one variable, which Linux bounds to 128 KiB."""
 SHUTDOWN_MARGIN_SECONDS: Final = 5

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from finetune_api.evaluation import sources_of
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.manifest import Problem, problems_of
+from finetune_api.names import PROGRAM_ENV
 from finetune_api.runtime import FineTuneRuntimeSpec, Limits
 from finetune_operator.core.job import Job, without_nulls
 from finetune_operator.core.layers import Runtime, Runtimes, layered
@@ -39,11 +40,19 @@ def resolved(job: Job, runtimes: Runtimes) -> FineTuneJobSpec | Invalid:
         found = problems_of(error, FineTuneJobSpec)
         return Invalid("InvalidSpec", [_below("spec", problem) for problem in found])
     rules = problems_of_rules(spec.run_policy.rules, "spec.runPolicy.rules")
-    if problems := [*_relative_paths(spec), *_problems_of_elastic(spec), *rules]:
+    if problems := [*_relative_paths(spec), *_problems_of_elastic(spec), *_reserved_variables(spec), *rules]:
         return Invalid("InvalidSpec", problems)
     if problems := _beyond_limits(job, runtimes, spec):
         return Invalid("LimitExceeded", problems)
     return spec
+
+
+def _reserved_variables(spec: FineTuneJobSpec) -> Iterator[Problem]:
+    """Restricted here, not in the CRD: there it would make stored objects invalid."""
+    for index, variable in enumerate(spec.trainer.env if spec.trainer.own_program else []):
+        if variable.name in PROGRAM_ENV:
+            place = f"spec.trainer.env[{index}].name"
+            yield Problem(place, f"the operator sets {variable.name}", "choose another name")
 
 
 def _problems_of_runtime(runtime: Runtime, platforms_own: bool) -> Iterator[Problem]:
