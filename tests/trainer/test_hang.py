@@ -34,6 +34,12 @@ Current thread 0x00007f02 (most recent call first):
   File "/app/finetune_trainer/loop.py", line 91 in next_batches
   File "/app/finetune_trainer/worker.py", line 7 in work"""
 
+TRACEBACK = """\
+(most recent call last):
+  File "/app/finetune_trainer/worker.py", line 7 in work
+  File "/app/finetune_trainer/loop.py", line 91 in next_batches
+  File "/usr/lib/python3.11/socket.py", line 10 in recv"""
+
 
 def test_beats_are_seen_by_who_looks(tmp_path: Path) -> None:
     """Each rank has its own place; joining, a step, waiting and going on are signs of work."""
@@ -47,6 +53,17 @@ def test_beats_are_seen_by_who_looks(tmp_path: Path) -> None:
     assert (second.step, second.waiting) == (7, True)
     assert second.time >= before[1].time
     assert pulse.count == 2
+
+
+def test_who_prepares_or_concludes_is_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    pulse = Pulse()
+    monkeypatch.setattr(heartbeat, "PULSE", pulse)
+    pulse.beat(Beat(0.0, apart=True))
+    seen = [pulse.last.apart]
+    for sign in (heartbeat.beat, lambda: heartbeat.beat(0), heartbeat.beat, heartbeat.conclude, heartbeat.beat):
+        sign()
+        seen.append(pulse.last.apart)
+    assert seen == [True, True, False, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +137,7 @@ def test_what_is_said(beats: dict[int, Beat], rank: int, message: str) -> None:
     failure = describe(beats, {2: STACK}, silent=60, now=155.0, wall=1055.0)
     assert (failure.class_, failure.exit_code, failure.rank) == (FailureClass.HANG, ExitCode.CODE_ERROR, rank)
     assert failure.message == message
-    assert failure.log_tail == (STACK if rank == 2 else None)
+    assert failure.log_tail == (TRACEBACK if rank == 2 else None)
 
 
 def test_a_process_that_stands_still_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +184,9 @@ def work():
 """
 SLEEP, WAIT = "time.sleep(60)", "with heartbeat.waiting(): time.sleep(60)"
 NATIVE = "m = ctypes.create_string_buffer(64); [ctypes.PyDLL(None).pthread_mutex_lock(m) for _ in range(2)]"
+COMPUTE = (
+    "[sum(range(2_000_000)) for start in [time.monotonic()] for _ in iter(lambda: time.monotonic() - start < 3, False)]"
+)
 BEAT = "[(heartbeat.beat(step), time.sleep(0.1)) for step in range(30)]"
 
 
@@ -206,7 +226,11 @@ def test_ranks_that_stand_still_are_killed(stuck: str, tmp_path: Path, capfd: py
 
 @pytest.mark.parametrize(
     ("timeout", "program"),
-    [pytest.param(2, BEAT, id="slow"), pytest.param(None, "time.sleep(3)", id="nobody looks")],
+    [
+        pytest.param(2, BEAT, id="slow"),
+        pytest.param(2, COMPUTE, id="computing before the first step"),
+        pytest.param(None, "time.sleep(3)", id="nobody looks"),
+    ],
 )
 def test_ranks_that_work_are_let_be(timeout: float | None, program: str, tmp_path: Path) -> None:
     """They take longer than they may stand still."""

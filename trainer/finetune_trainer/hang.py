@@ -8,6 +8,7 @@ its peers, ends at once; the others end a little later, so that the first pod to
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ PATIENCE_WHILE_PREPARING = 2
 LOOK_EVERY = 1.0
 LONGEST_LOOK = 10.0
 CPU_SECONDS = 0.2
-"""Processor time that is a sign of work while we prepare: reading, hashing and downloading take it all the time."""
+"""Processor time that is a sign of work before the first step and after the last: reading, hashing, drawing take it."""
 NAMED = 4
 """Ranks that a message names."""
 RAISE = "raise spec.runPolicy.hangTimeoutSeconds if it may take so long"
@@ -68,6 +69,7 @@ class Watch:
         self._scratch, self._ranks, self._timeout, self._alone = scratch, ranks, timeout, alone
         self._path = heartbeat.prepare(scratch, len(ranks))
         self._silence = Silence()
+        self._counted: dict[int, float] = {}
         self._stacks: dict[int, str] = {}
 
     def hangs(self, running: Mapping[int, int]) -> bool:
@@ -77,7 +79,7 @@ class Watch:
             return False
         everyone = zip(self._ranks, heartbeat.read(self._path), strict=True)
         beats = {rank: beat for rank, beat in everyone if rank in running}
-        silent = self._silence.look(beats, now)
+        silent = self._silence.look((beats, self._processor_time(beats, running)), now)
         if silent < self._timeout:
             self._stacks = {}
             return False
@@ -89,6 +91,24 @@ class Watch:
             return False
         self.failure = describe(beats, self._stacks, silent, now, time.time())
         return True
+
+    def _processor_time(self, beats: Mapping[int, Beat], running: Mapping[int, int]) -> dict[int, float]:
+        """Of each rank that prepares or concludes, in seconds; what is less than a sign of work does not change it."""
+        for rank, beat in beats.items():
+            if beat.apart and not beat.waiting:
+                seconds = _cpu_seconds(running[rank])
+                if seconds - self._counted.get(rank, 0.0) > CPU_SECONDS:
+                    self._counted[rank] = seconds
+        return dict(self._counted)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process with all its threads; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def describe(
@@ -110,7 +130,7 @@ def describe(
     if not working:
         hint = f"all ranks of this pod waited for peers; see the other pods of this attempt, and {RAISE}"
     failure = Hang("Hang", message + "; ".join(named + more + waiting), hint).failure(culprit)
-    return failure.model_copy(update={"log_tail": stacks_of.get(culprit, "")[-MAX_LOG_TAIL:] or None})
+    return failure.model_copy(update={"log_tail": stacks.traceback(stacks_of.get(culprit, ""))[-MAX_LOG_TAIL:] or None})
 
 
 def _where(rank: int, beat: Beat, stack: str, now: float, wall: float) -> str:

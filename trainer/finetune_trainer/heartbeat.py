@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 BEATS = "beats"
-LAYOUT = struct.Struct("=dqq")
+LAYOUT = struct.Struct("=dq??")
 NO_STEP = -1
 
 
@@ -23,26 +23,28 @@ NO_STEP = -1
 class Beat:
     """A sign of work: when, in seconds of the machine's monotonic clock, after how many steps, None before the first.
 
-    `waiting` says that from then on the rank has been waiting for its peers.
+    `waiting` says that from then on the rank has been waiting for its peers, `apart` that it prepares or concludes: it
+    takes no part in the steps that all do together, and may need its time.
     """
 
     time: float
     step: int | None = None
     waiting: bool = False
+    apart: bool = False
 
     def to_bytes(self) -> bytes:
-        return LAYOUT.pack(self.time, NO_STEP if self.step is None else self.step, self.waiting)
+        return LAYOUT.pack(self.time, NO_STEP if self.step is None else self.step, self.waiting, self.apart)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Beat:
-        seconds, step, waiting = LAYOUT.unpack(data)
-        return cls(seconds, None if step == NO_STEP else step, bool(waiting))
+        seconds, step, waiting, apart = LAYOUT.unpack(data)
+        return cls(seconds, None if step == NO_STEP else step, waiting, apart)
 
 
 def prepare(scratch: Path, ranks: int) -> Path:
     """The file in which `ranks` ranks of this pod leave their beats; each has one, of now."""
     path = scratch / BEATS
-    path.write_bytes(Beat(time.monotonic()).to_bytes() * ranks)
+    path.write_bytes(Beat(time.monotonic(), apart=True).to_bytes() * ranks)
     return path
 
 
@@ -64,7 +66,7 @@ class Pulse:
     def join(self, path: Path, place: int) -> None:
         """From now on leave the beats in the file that `prepare` made, as rank number `place` of this pod."""
         self._file, self._offset = os.open(path, os.O_WRONLY), place * LAYOUT.size
-        self.beat(Beat(0.0))
+        self.beat(Beat(0.0, apart=True))
 
     def beat(self, beat: Beat) -> None:
         self.last = replace(beat, time=time.monotonic())
@@ -77,8 +79,13 @@ PULSE = Pulse()
 
 
 def beat(step: int | None = None) -> None:
-    """A sign of work; `step` once so many optimizer steps are done."""
-    PULSE.beat(replace(PULSE.last, step=PULSE.last.step if step is None else step))
+    """A sign of work; `step` once so many optimizer steps are done, and until `conclude` all go on in step."""
+    PULSE.beat(PULSE.last if step is None else replace(PULSE.last, step=step, apart=False))
+
+
+def conclude() -> None:
+    """From now on this process does what takes no part in steps, such as to write what the run leaves."""
+    PULSE.beat(replace(PULSE.last, apart=True))
 
 
 @contextmanager

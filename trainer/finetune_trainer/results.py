@@ -49,6 +49,7 @@ def finish(run: Run, method: TrainingMethod) -> EvaluationGateFailed | None:
     energy = energy_of(run)
     if evaluation is None:
         return None
+    heartbeat.conclude()
     run.reporter.doing(Activity.SAVING)
     metrics = prefixed("test", evaluation.report.metrics)
     run.reporter.record(metrics)

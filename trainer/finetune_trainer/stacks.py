@@ -19,6 +19,7 @@ QUIET = 0.1
 """Seconds without a further line after which an answer is whole."""
 FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)$', re.MULTILINE)
 OWN = "finetune_trainer"
+IMPORT = "<frozen importlib"
 
 
 def answer(scratch: Path, rank: int) -> None:
@@ -89,9 +90,19 @@ def show_own() -> None:
 
 def place(stack: str) -> str | None:
     """`file:line in function` of the innermost line of ours that the signalled thread, the main one, stands in."""
-    _, current, frames = stack.partition("Current thread ")
-    found = list(FRAME.finditer(frames.partition("\n\n")[0] if current else stack))
+    found = _frames(stack)
     own = [frame for frame in found if OWN in frame["file"]] or found
     if not own:
         return None
     return f"{own[0]['file'].rpartition('/')[2]}:{own[0]['line']} in {own[0]['function']}"
+
+
+def traceback(stack: str) -> str:
+    """The stack of that thread with the innermost call last, as whoever cuts a text from its beginning keeps it."""
+    lines = [frame[0] for frame in reversed(_frames(stack)) if IMPORT not in frame[0]]
+    return "\n".join(["(most recent call last):", *lines]) if lines else stack
+
+
+def _frames(stack: str) -> list[re.Match[str]]:
+    _, current, frames = stack.partition("Current thread ")
+    return list(FRAME.finditer(frames.partition("\n\n")[0] if current else stack))
