@@ -267,6 +267,12 @@ def test_secrets_give_the_documented_keys_and_the_models_wins() -> None:
     ]
 
 
+def test_the_outputs_secret_reaches_the_trainer() -> None:
+    job = a_job().with_spec(output={"pushTo": "oci://registry/team/reviews:1", "secretRef": {"name": "push"}})
+    found = [entry["valueFrom"]["secretKeyRef"] for entry in container(job)["env"] if entry["name"] == "OCI_PASSWORD"]
+    assert [(key["name"], key["optional"]) for key in found] == [("push", True)]
+
+
 def test_a_trackers_secret_reaches_the_trainer() -> None:
     tracker = {"type": "wandb", "project": "reviews", "secretRef": {"name": "wandb"}}
     entries = container(a_job().with_spec(tracking=[tracker]))["env"]

@@ -15,18 +15,19 @@ SECONDS = 20.0
 
 
 class S3Server:
-    """Serves `folder` on a free port of 127.0.0.1; `environment` is what a client needs.
+    """Serves `folder` on a free port of `address`; `environment` is what a client needs.
 
     With a folder for `metadata` it also takes uploads in parts. After `stop` it can be entered again.
     """
 
-    def __init__(self, folder: Path, state: Path, metadata: Path | None = None) -> None:
+    def __init__(self, folder: Path, state: Path, metadata: Path | None = None, address: str = "127.0.0.1") -> None:
         self._folder = folder
+        self._address = address
         self._metadata = ["--sidecar", metadata] if metadata else ["--nometa"]
         self._daemon = Daemon("s3", state)
-        self._port = _free_port()
+        self._port = _free_port(address)
         self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "AWS_ENDPOINT_URL": f"http://{address}:{self._port}",
             "AWS_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "tester",
             "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
@@ -41,7 +42,7 @@ class S3Server:
     def __enter__(self) -> Self:
         access, secret = self.environment["AWS_ACCESS_KEY_ID"], self.environment["AWS_SECRET_ACCESS_KEY"]
         program = built(Layout(default_cache()), S3) / "versitygw"
-        options = ["--port", f"127.0.0.1:{self._port}", "--access", access, "--secret", secret]
+        options = ["--port", f"{self._address}:{self._port}", "--access", access, "--secret", secret]
         self._daemon.start([program, *options, "posix", *self._metadata, self._folder])
         self._daemon.await_ready(self._answers, SECONDS)
         return self
@@ -54,11 +55,11 @@ class S3Server:
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+            return probe.connect_ex((self._address, self._port)) == 0
 
 
-def _free_port() -> int:
+def _free_port(address: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -106,7 +106,8 @@ def _from_secrets(plan: Plan) -> list[Part]:
     config = plan.config
     read = [source for _, source in sources_of(config.dataset, config.evaluation)]
     trackers = (tracker.secret_ref for tracker in config.tracking)
-    references = [*(source.secret_ref for source in read), *trackers, config.model.secret_ref]
+    others = (config.output.secret_ref, *(source.secret_ref for source in read), *trackers)
+    references = [*others, config.model.secret_ref]
     secrets = dict.fromkeys(reference.name for reference in reversed(references) if reference)
     return [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
