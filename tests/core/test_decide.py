@@ -177,6 +177,14 @@ CASES = {
         stop=(FIRST,),
         closed="Suspended",
     ),
+    "a fault while it was to be suspended": Case(
+        in_attempt(TWO.suspended()),
+        (a_child_job().failed(), a_pod().failed(1), a_pod(1)),
+        Phase.SUSPENDED,
+        "Suspended",
+        "ended early",
+        closed="Failed",
+    ),
     "running for too long": Case(
         in_attempt(TWO.with_policy(activeDeadlineSeconds=3600), conditions=SINCE_NOW),
         (a_child_job(), a_pod(), a_pod(1)),

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -253,7 +254,12 @@ class Life(RuleBasedStateMachine):
         raise AssertionError(f"the job does not end: {self.status}")
 
 
+# A history of forty steps takes minutes to shrink, and is short enough to read as it is.
 Life.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    phases=(Stage.explicit, Stage.reuse, Stage.generate),
+    suppress_health_check=list(HealthCheck),
 )
 TestLife = Life.TestCase

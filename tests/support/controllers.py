@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune_api.names import CONTAINER, LABEL_ATTEMPT, LABEL_ROLE, LABEL_RUN, ROLE_TRAIN
 from finetune_operator.core.observe import INDEX_ANNOTATION
+from finetune_operator.core.times import elapsed
 from finetune_operator.shell.cluster import BATCH_JOB, NODE, POD
 from support.fakes import World
 
@@ -25,6 +26,9 @@ ENDED = ("Succeeded", "Failed")
 class Controllers:
     world: World
     nodes: tuple[str, ...] = ("node-1", "node-2")
+    lost_seconds: int = 60
+    """Pods of a node that was silent for so long may have been given up: the store's fence holds them, not the gate."""
+    _silent_since: dict[str, str] = field(default_factory=dict)
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -54,6 +58,7 @@ class Controllers:
             status.pop("startTime", None)
             status["conditions"] = [{"type": "Suspended", "status": "True"}]
             for pod in own:
+                pod["metadata"]["suspended"] = True
                 self._terminate(pod)
         else:
             status.setdefault("startTime", self.world.now)
@@ -63,8 +68,9 @@ class Controllers:
         self.world.cluster.put(BATCH_JOB, job)
 
     def _run(self, job: Manifest, own: list[Manifest]) -> None:
-        failed = next((pod for pod in own if pod["status"]["phase"] == "Failed"), None)
-        if failed is not None:
+        ended = (pod for pod in own if pod["status"]["phase"] == "Failed" and not pod["metadata"].get("suspended"))
+        failed = next(ended, None)
+        if failed is not None or self._is_failing(job):
             self._fail(job, own, failed)
             return
         if sum(pod["status"]["phase"] == "Succeeded" for pod in own) == job["spec"]["completions"]:
@@ -75,12 +81,15 @@ class Controllers:
             if str(index) not in there:
                 self._create(job, index)
 
-    def _fail(self, job: Manifest, own: list[Manifest], failed: Manifest) -> None:
+    def _is_failing(self, job: Manifest) -> bool:
+        return any(one["type"] == "FailureTarget" for one in job["status"].get("conditions", []))
+
+    def _fail(self, job: Manifest, own: list[Manifest], failed: Manifest | None) -> None:
         """Sure to fail at once; failed when every pod is over."""
         for pod in own:
             self._terminate(pod)
         over = all(pod["status"]["phase"] in ENDED for pod in own)
-        message = f"Pod {failed['metadata']['name']} failed"
+        message = f"Pod {failed['metadata']['name']} failed" if failed else "a pod failed"
         kind = "Failed" if over else "FailureTarget"
         job["status"]["conditions"] = [
             {"type": kind, "status": "True", "reason": "PodFailurePolicy", "message": message}
@@ -116,6 +125,7 @@ class Controllers:
             pod
             for pod in self.pods()
             if pod["status"]["phase"] not in ENDED
+            and not pod["metadata"].get("givenUp")
             and self.is_ready(pod["spec"].get("nodeName", self.nodes[0]))
             and pod["metadata"]["labels"].get(LABEL_ROLE) == ROLE_TRAIN
         ]
@@ -171,11 +181,15 @@ class Controllers:
         self.world.cluster.objects.pop((POD, metadata["namespace"], metadata["name"]), None)
 
     def node(self, name: str, *, ready: bool) -> None:
+        silence = elapsed(self._silent_since.pop(name, self.world.now), self.world.now)
+        if not ready:
+            self._silent_since[name] = self.world.now
         condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": self.world.now}
         self.world.cluster.put(NODE, {"metadata": {"name": name}, "status": {"conditions": [condition]}})
         for pod in self.pods():
             if pod["spec"].get("nodeName") == name and pod["status"]["phase"] == "Running":
                 pod["status"]["conditions"] = [{"type": "Ready", "status": str(ready)}]
+                pod["metadata"]["givenUp"] = pod["metadata"].get("givenUp") or silence >= self.lost_seconds
                 self.world.cluster.put(POD, pod)
 
     def is_ready(self, node: str) -> bool:

@@ -185,7 +185,16 @@ def _after(s: Situation, found: Fault) -> Decision:
     """What follows a fault: another attempt, or the end."""
     rule = matching_rule(s.job.policy.rules, found.failure)
     verdict = judge(found.failure, rule, s.restarts, s.job.policy)
-    return _restart(s, found, verdict) if verdict.restart else _give_up(s, found, verdict.why)
+    if not verdict.restart:
+        return _give_up(s, found, verdict.why)
+    again = _restart(s, found, verdict)
+    return _suspended_instead(again) if s.job.policy.suspend else again
+
+
+def _suspended_instead(restart: Decision) -> Decision:
+    """The attempt is over and counted; the next one waits until the job is resumed."""
+    message = f"the hardware is given back; the last attempt ended early: {restart.message}"
+    return replace(restart, phase=Phase.SUSPENDED, reason=SUSPENDED, message=message, failure=None, requeue_after=None)
 
 
 def _give_up(s: Situation, found: Fault, why: str) -> Decision:

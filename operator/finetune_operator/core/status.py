@@ -394,7 +394,8 @@ def transitions(old: Status, new: Status) -> tuple[Transition, ...]:
 
 
 def _transitions(old: Status, new: Status) -> Iterator[Transition]:
-    if new.restarts and new.run and new.restarts.total > _total(old, new.run.index):
+    restarted = new.restarts and new.run and new.restarts.total > _total(old, new.run.index)
+    if restarted and new.phase is not Phase.SUSPENDED:
         class_ = new.failure.class_ if new.failure else None
         yield Transition(Happening.RESTARTED, new.failure.message if new.failure else "", class_)
     if old.phase is new.phase or new.phase is None:
