@@ -26,7 +26,7 @@ from support.kstatus import kstatus, right_answer
 KEY = Key("team-a", "reviews")
 LIMITS = {"backoffLimit": 2, "infraBackoffLimit": 3}
 HANDLING = {**LIMITS, "startTimeoutSeconds": 900, "nodeLostSeconds": 60}
-CODES = (1, 65, 69, 70, 71, 73, 75, 76, 77, 78, 137, 139, 143)
+CODES = (1, 1, 1, 69, 70, 75, 75, 78, 137, 139, 139, 143, 65)
 MINUTES = (1, 20, 90, 400, 1000, 4000)
 
 
@@ -46,7 +46,7 @@ class Life(RuleBasedStateMachine):
         nodes=st.integers(1, 3),
         elastic=st.sampled_from([{}, {"minNodes": 1, "waitSeconds": 30}, {"minNodes": 1, "grow": True}]),
         deadline=st.sampled_from([None, 3000]),
-        queue=st.booleans(),
+        queue=st.sampled_from([False, False, False, True]),
         rules=st.sampled_from(
             [
                 [],
@@ -85,7 +85,7 @@ class Life(RuleBasedStateMachine):
         except errors.Conflict:
             finish(self.world.reconciler.refresh_job(KEY))
 
-    @rule(known=st.sets(st.sampled_from(WATCHED), min_size=1))
+    @rule(known=st.sets(st.sampled_from(WATCHED)))
     def operator_looks(self, known: set[Kind]) -> None:
         """A pass after only some of the watches have caught up."""
         self.world.watch(tuple(kind for kind in WATCHED if kind in known))
@@ -117,6 +117,31 @@ class Life(RuleBasedStateMachine):
         self.restart_operator()
 
     # Everything else
+
+    @rule(rounds=st.integers(1, 8), seconds=st.sampled_from([1, 15, 60]))
+    def all_goes_on(self, rounds: int, seconds: int) -> None:
+        """Everybody does their work, so that faults meet jobs that run."""
+        self.controllers.hold_back(False)
+        for _ in range(rounds):
+            self.controllers.step()
+            self.controllers.start_pods()
+            self.controllers.end_terminating()
+            self.operator_settles()
+            self.world.later(seconds)
+            self.at_most_one_gang_lives()
+
+    @precondition(lambda self: self.controllers.live())
+    @rule(code=st.sampled_from(CODES), known=st.sets(st.sampled_from(WATCHED)))
+    def a_gang_fails_while_the_watches_are_behind(self, code: int, known: set[Kind]) -> None:
+        """One pod fails, its Job takes the others, and the operator learns of it in pieces."""
+        self.controllers.end(self.controllers.live()[0], code)
+        self.controllers.step()
+        self.operator_looks(known)
+        self.controllers.step()
+        self.operator_settles()
+        self.world.later(20)
+        self.operator_looks(known)
+        self.controllers.step()
 
     @rule(rounds=st.integers(1, 3))
     def controllers_work(self, rounds: int) -> None:
@@ -167,9 +192,17 @@ class Life(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.world.later(seconds)
 
-    @rule(suspend=st.booleans())
-    def the_user_suspends_or_resumes(self, suspend: bool) -> None:
-        self.job = self.job.edited(runPolicy={"suspend": suspend})
+    @rule(rounds=st.integers(0, 3), resumes=st.sampled_from([True, True, False]))
+    def the_user_suspends_and_mostly_resumes(self, rounds: int, resumes: bool) -> None:
+        self.user_wants(suspended=True)
+        for _ in range(rounds):
+            self.operator_settles()
+            self.controllers.step()
+        if resumes:
+            self.user_wants(suspended=False)
+
+    def user_wants(self, *, suspended: bool) -> None:
+        self.job = self.job.edited(runPolicy={"suspend": suspended})
         self.world.user_applies(self.job)
 
     @rule(seed=st.integers(1, 3))
@@ -236,8 +269,7 @@ class Life(RuleBasedStateMachine):
         """Once faults stop, the job comes to its end: nothing waits, or is tried again, for ever."""
         if not hasattr(self, "job"):
             return
-        self.job = self.job.edited(runPolicy={"suspend": False})
-        self.world.user_applies(self.job)
+        self.user_wants(suspended=False)
         for node in self.controllers.nodes:
             self.controllers.node(node, ready=True)
         for _ in range(60):
@@ -256,8 +288,8 @@ class Life(RuleBasedStateMachine):
 
 # A history of forty steps takes minutes to shrink, and is short enough to read as it is.
 Life.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=200,
+    stateful_step_count=50,
     deadline=None,
     phases=(Stage.explicit, Stage.reuse, Stage.generate),
     suppress_health_check=list(HealthCheck),
