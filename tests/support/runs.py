@@ -156,6 +156,9 @@ class WarmTrainer:
 
     def __init__(self) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # The server is told of PYTHONPATH only; without it WARM is not found, and every run imports all of it itself.
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(WARM)
 
