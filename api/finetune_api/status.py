@@ -135,7 +135,7 @@ class Status(Document):
     )
     output: Output | None = None
     usage: Usage | None = None
-    excluded_nodes: Annotated[list[Name], Field(max_length=MAX_EXCLUDED_NODES)] = Field(
-        [], description="Nodes that the next attempt must not use."
+    excluded_nodes: Annotated[list[Name], Field(max_length=MAX_EXCLUDED_NODES)] | None = Field(
+        None, description="Nodes that the next attempt must not use."
     )
     provenance: Provenance | None = None

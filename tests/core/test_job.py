@@ -104,5 +104,4 @@ def test_a_status_of_a_newer_operator_is_read_as_far_as_it_is_known() -> None:
         "metrics": {},
         "conditions": [],
         "history": [],
-        "excludedNodes": [],
     }

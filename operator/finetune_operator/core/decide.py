@@ -351,7 +351,7 @@ def _sized(s: Situation, plan: Plan) -> Plan:
     if elastic.is_elastic(plan) and plan.elastic.max_nodes is None:
         plan = replace(plan, elastic=plan.elastic.model_copy(update={"max_nodes": plan.nodes}))
     same_run = s.job.status.run is not None and s.job.status.run.index == s.index
-    excluded = tuple(s.job.status.excluded_nodes) if same_run else ()
+    excluded = tuple(s.job.status.excluded_nodes or ()) if same_run else ()
     avoided = avoided_nodes(s.job.status.history, s.index)
     sized = plan.with_nodes(elastic.next_size(plan, s.job.status.history))
     return replace(sized, excluded=excluded, avoided=tuple(node for node in avoided if node not in excluded))

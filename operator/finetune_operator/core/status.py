@@ -194,11 +194,10 @@ def _usage(
     return counted if counted != Usage() else base.usage
 
 
-def _excluded(base: Status, closed: Closed | None) -> list[str]:
+def _excluded(base: Status, closed: Closed | None) -> list[str] | None:
+    known = base.excluded_nodes or []
     node = closed.failure.node if closed and closed.exclude_node and closed.failure else None
-    if node is None or node in base.excluded_nodes:
-        return base.excluded_nodes
-    return [*base.excluded_nodes, node][-MAX_EXCLUDED_NODES:]
+    return base.excluded_nodes if node is None or node in known else [*known, node][-MAX_EXCLUDED_NODES:]
 
 
 def _provenance(s: Situation, decision: Decision, base: Status) -> Provenance | None:
