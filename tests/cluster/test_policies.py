@@ -185,7 +185,7 @@ def test_a_gang_that_finds_no_place_together_lets_go_and_says_who_was_missing(
 
 def test_an_elastic_job_goes_on_with_the_nodes_that_there_are(installed_operator: Access, place: str) -> None:
     elastic = {"minNodes": 1, "waitSeconds": 10}
-    code = "import os, time; time.sleep(5); print(os.environ['FINETUNE_NODES'])"
+    code = "import os, time; time.sleep(60 if os.environ['FINETUNE_NODES'] == '2' else 3)"
     job = start(installed_operator, place, program("elastic", code, nodes=2, resources=TOO_MUCH, elastic=elastic))
     status = job.wait_for_end(120)
     assert status.phase is Phase.SUCCEEDED, job.describe()
@@ -245,7 +245,7 @@ def test_a_secret_that_is_missing_is_named_and_starts_the_job_when_it_comes(
 def test_suspend_saves_and_frees_the_hardware_and_resume_goes_on_from_the_step(
     installed_operator: Access, place: str
 ) -> None:
-    manifest = quickstart("suspended", training={"maxSteps": 60}, checkpoint={"everySteps": 5}, resources={"nodes": 1})
+    manifest = quickstart("suspended", training={"maxSteps": 40}, checkpoint={"everySteps": 5}, resources={"nodes": 1})
     job = start(installed_operator, place, manifest)
     job.wait(lambda status: step_of(status) >= 5, 200, "step 5")
     suspend(job, True)
