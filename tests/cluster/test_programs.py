@@ -104,7 +104,7 @@ def test_deleting_a_pod_ends_in_succeeded_resumed_from_the_programs_own_checkpoi
     installed_operator: Access, namespace: str, claim: Claim
 ) -> None:
     """The deleted pod's processes agree with the others to save; it costs none of the program's budget."""
-    manifest = example("resumed", training={"maxSteps": 12_000}, runPolicy={"backoffLimit": 0})
+    manifest = example("resumed", training={"maxSteps": 3000}, runPolicy={"backoffLimit": 0})
     job = start(installed_operator, namespace, manifest, (EXAMPLE / "train.py").read_text())
     job.wait(lambda status: step_of(status) > 0, 240, "the first report")
     (victim,) = (pod["metadata"]["name"] for pod in job.pods() if rank_of(pod) == "1")
@@ -113,7 +113,7 @@ def test_deleting_a_pod_ends_in_succeeded_resumed_from_the_programs_own_checkpoi
     assert status.phase == Phase.SUCCEEDED, job.describe()
     assert (status.attempt, restarts(status)) == (2, (0, 1)), job.describe()
     assert status.checkpoint is not None
-    assert 0 < (status.checkpoint.resumed_from_step or 0) < step_of(status) == 12_000
+    assert 0 < (status.checkpoint.resumed_from_step or 0) < step_of(status) == 3000
     assert [record.result for record in status.history] == ["Failed", "Succeeded"]
     assert f"{folder(job)}/model.pt" in set(claim.files())
 
