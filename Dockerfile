@@ -96,5 +96,7 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
         --compile-bytecode --constraints /opt/dependencies/requirements.lock \
         --requirements /opt/dependencies/examples/pyproject.toml
 COPY --from=code /code/trainer${EXAMPLES:+-with-examples} /opt/venv/lib/python3.11/site-packages/
+# The image has no certificate authorities of its own, and object stores' client does not start without any.
+ENV SSL_CERT_FILE=/opt/venv/lib/python3.11/site-packages/certifi/cacert.pem
 USER 65532:65532
 ENTRYPOINT ["python", "-m", "finetune_trainer"]
