@@ -357,7 +357,6 @@ def merge_patch(old: Any, new: Any) -> dict[str, Any]:
 class Happening(StrEnum):
     """What a person or a counter is told of."""
 
-    STARTED = "Started"
     RESTARTED = "Restarted"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
@@ -399,8 +398,6 @@ def _transitions(old: Status, new: Status) -> Iterator[Transition]:
         yield Transition(Happening.RESTARTED, new.failure.message if new.failure else "", class_)
     if old.phase is new.phase or new.phase is None:
         return
-    if new.phase is Phase.RUNNING and old.phase is not Phase.RESTARTING:
-        yield Transition(Happening.STARTED, _ready_message(new))
     if new.phase in HAPPENINGS:
         class_ = new.failure.class_ if new.failure else None
         yield Transition(HAPPENINGS[new.phase], _ready_message(new), class_)
