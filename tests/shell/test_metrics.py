@@ -42,7 +42,7 @@ def test_public_names() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     metrics.count_request("patch", "finetunejobs/status", 200)
-    metrics.count_transition(Transition(Happening.STARTED, ""))
+    metrics.count_transition(Transition(Happening.SUSPENDED, ""))
     metrics.count_transition(Transition(Happening.RESTARTED, "", FailureClass.PREEMPTED))
     metrics.count_transition(Transition(Happening.FAILED, "", FailureClass.DATA_ERROR))
     metrics.reconcile_seconds.labels("ok").observe(0.004)
