@@ -7,7 +7,8 @@ import pytest
 
 from finetune_api.progress import Failure, FailureClass
 from finetune_api.status import AttemptRecord, Phase, Restarts
-from finetune_operator.core.decide import Decision, decide, refused_by_server
+from finetune_operator.core.decide import decide
+from finetune_operator.core.decision import Decision, refused_by_server
 from finetune_operator.core.plan import Plan
 from support.builders import NOW, AChildJob, AJob, APod, AWorkload, a_child_job, a_job, a_pod
 from support.situations import in_attempt, over, situation

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from finetune_api.progress import Checkpoint, Failure, FailureClass, Outcome, Output, Progress, Result
 from finetune_api.status import AttemptRecord, Condition, ConditionType, Nodes, Phase, Restarts, Run, Status
-from finetune_operator.core.decide import Decision, decide
+from finetune_operator.core.decide import decide
+from finetune_operator.core.decision import Decision
 from finetune_operator.core.job import current_run, read_status
 from finetune_operator.core.observe import Children, Observed, observe
 from finetune_operator.core.plan import plan

@@ -32,7 +32,7 @@ from finetune_api.status import (
     Usage,
 )
 from finetune_operator.core import usage
-from finetune_operator.core.decide import Closed, Decision
+from finetune_operator.core.decision import Closed, Decision
 from finetune_operator.core.job import Job, spec_changed
 from finetune_operator.core.plan import Plan
 from finetune_operator.core.report import Report

@@ -10,7 +10,8 @@ from typing import Any
 from finetune_api.names import API_VERSION, DEFAULT_RUNTIME, LABEL_JOB, MANAGER, attempt_name, uid5
 from finetune_api.status import TERMINAL, Phase, Status
 from finetune_operator.core import plan as planning
-from finetune_operator.core.decide import Decision, decide, refused_by_server
+from finetune_operator.core.decide import decide
+from finetune_operator.core.decision import Decision, refused_by_server
 from finetune_operator.core.job import CurrentRun, Job, current_run, read_job
 from finetune_operator.core.manifests import fetch_manifests, manifests
 from finetune_operator.core.observe import Children, NodeHealth, Observed, nodes_in_doubt, observe
