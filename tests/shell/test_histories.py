@@ -159,10 +159,10 @@ class Life(RuleBasedStateMachine):
     def a_pod_fails(self, code: int, data: st.DataObject) -> None:
         self.controllers.end(data.draw(st.sampled_from(self.controllers.live())), code)
 
-    @precondition(lambda self: self.controllers.live())
+    @precondition(lambda self: self.controllers.pods())
     @rule()
     def all_pods_end_well(self) -> None:
-        for pod in self.controllers.live():
+        for pod in self.controllers.pods():
             if pod["status"]["phase"] == "Running":
                 self.controllers.end(pod, 0)
         self.controllers.step()
@@ -283,7 +283,8 @@ class Life(RuleBasedStateMachine):
             self.at_most_one_gang_lives()
             if self.status.phase in TERMINAL:
                 return
-        raise AssertionError(f"the job does not end: {self.status}")
+        left = [(pod["metadata"], pod["status"]["phase"]) for pod in self.controllers.pods()]
+        raise AssertionError(f"the job does not end: {self.status}\n{self.cluster.of(BATCH_JOB)}\n{left}")
 
 
 # A history of forty steps takes minutes to shrink, and is short enough to read as it is.

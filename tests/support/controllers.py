@@ -58,7 +58,7 @@ class Controllers:
             status.pop("startTime", None)
             status["conditions"] = [{"type": "Suspended", "status": "True"}]
             for pod in own:
-                pod["metadata"]["suspended"] = True
+                pod["metadata"]["suspended"] = pod["status"]["phase"] not in ENDED
                 self._terminate(pod)
         else:
             status.setdefault("startTime", self.world.now)
