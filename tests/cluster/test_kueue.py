@@ -21,6 +21,7 @@ from support.cluster.process import CommandFailed
 from support.cluster.waiting import wait_for
 from support.example_jobs import quickstart
 from support.live import KIND, LiveJob
+from support.small_programs import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -212,6 +213,12 @@ def queued_job(name: str, steps: int, *, nodes: int = 1, urgent: bool = False) -
     )
 
 
+def queued_program(name: str, seconds: int) -> dict[str, Any]:
+    """Waits that long, where only the queue matters."""
+    code = f"import time; time.sleep({seconds})"
+    return program(name, code, resources={"cpu": "1500m"}, scheduling={"queueName": QUEUE})
+
+
 @pytest.fixture
 def training_queue(queue: str, installed_operator: Access) -> str:
     """The queue, in a namespace with a volume and an operator."""
@@ -270,9 +277,9 @@ def watched_exit_codes(job: LiveJob) -> Iterator[set[int]]:
 
 
 def test_a_quota_admits_one_fine_tuning_and_the_other_says_why_it_waits(kueue: Access, training_queue: str) -> None:
-    first = start(kueue, training_queue, queued_job("first", 40))
+    first = start(kueue, training_queue, queued_program("first", 20))
     first.wait(lambda status: status.phase == Phase.RUNNING, 120, "the first job's pods")
-    second = start(kueue, training_queue, queued_job("second", 3))
+    second = start(kueue, training_queue, queued_program("second", 1))
     waiting = second.wait(lambda status: status.phase == Phase.QUEUED and "quota" in ready(status)[1], 20, "the reason")
 
     (child,) = kueue.list("jobs", training_queue, second.selector)
@@ -292,7 +299,7 @@ def test_a_quota_admits_one_fine_tuning_and_the_other_says_why_it_waits(kueue: A
 def test_a_job_that_kueue_preempts_saves_waits_and_goes_on_in_the_same_attempt(
     kueue: Access, training_queue: str
 ) -> None:
-    patient = start(kueue, training_queue, queued_job("patient", 60, nodes=2))
+    patient = start(kueue, training_queue, queued_job("patient", 40, nodes=2))
     patient.wait(lambda status: step_of(status) >= 5, 240, "step 5")
     with watched_exit_codes(patient) as codes:
         urgent = start(kueue, training_queue, queued_job("urgent", 3, urgent=True))
@@ -308,9 +315,9 @@ def test_a_job_that_kueue_preempts_saves_waits_and_goes_on_in_the_same_attempt(
 
 
 def test_suspension_by_the_user_and_by_kueue_do_not_undo_each_other(kueue: Access, training_queue: str) -> None:
-    first = start(kueue, training_queue, queued_job("first", 60))
+    first = start(kueue, training_queue, queued_job("first", 40))
     first.wait(lambda status: step_of(status) >= 5, 240, "step 5")
-    second = start(kueue, training_queue, queued_job("second", 40))
+    second = start(kueue, training_queue, queued_program("second", 20))
     second.wait(lambda status: status.phase == Phase.QUEUED, 20, "the second job in the queue")
 
     suspend(second, True)
