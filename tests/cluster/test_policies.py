@@ -66,10 +66,11 @@ def test_a_fault_of_the_program_costs_one_restart_six_writes_and_is_explained(
     assert told.failure.hint
     assert "the first try always fails" in told.failure.message + (told.failure.log_tail or "")
     assert [record.result for record in status.history] == ["Failed", "Succeeded"]
+    begin = job.object()["metadata"]["creationTimestamp"].removesuffix("Z")
     writes = [
         event
         for event in installed_operator.audit_events()
-        if event.user == OPERATOR and event.writes and event.namespace == place
+        if event.user == OPERATOR and event.writes and event.namespace == place and event.time >= begin
     ]
     assert len(writes) <= MOST_WRITES + MOST_WRITES, [(event.verb, event.resource) for event in writes]
 
