@@ -39,11 +39,11 @@ PARTS = (
             (f"{BIN}/lint-imports",),
         ),
     ),
-    Part("fast", 2, ((f"{BIN}/pytest", "-q", "-m", "not torch and not cluster", "-n", "2"),)),
+    Part("fast", 3, ((f"{BIN}/pytest", "-q", "-m", "not torch and not cluster", "-n", "2"),)),
     # Small models leave one of two processors idle: the matrix runs beside all the rest.
-    Part("trainer", 22, ((f"{BIN}/pytest", "-q", "-m", "torch", "-n", "2", "--dist", "loadfile"),)),
+    Part("trainer", 25, ((f"{BIN}/pytest", "-q", "-m", "torch", "-n", "2", "--dist", "loadfile"),)),
     Part("setup of the cluster", 14, ((*CLUSTER, "build"), (*CLUSTER, "images")), needs_cluster=True),
-    Part("cluster", 20, ((f"{BIN}/pytest", "-q", "-m", "cluster"),), needs_cluster=True),
+    Part("cluster", 40, ((f"{BIN}/pytest", "-q", "-m", "cluster"),), needs_cluster=True),
 )
 
 
