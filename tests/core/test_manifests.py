@@ -400,9 +400,10 @@ def test_kubernetes_own_types_hold_every_child(job: AJob) -> None:
     plan = replace(
         job.with_spec(cache={"uri": "pvc://cache"}).plan(runtimes), excluded=("node-1",), avoided=("node-2",)
     )
-    for child in (*manifests(plan, ENDPOINT), *fetch_manifests(plan, ENDPOINT)):
-        if child["kind"] in KUBERNETES_TYPES:
-            KUBERNETES_TYPES[child["kind"]].model_validate(child)
+    children = (*manifests(plan, ENDPOINT), *fetch_manifests(plan, ENDPOINT))
+    known = [(KUBERNETES_TYPES[child["kind"]], child) for child in children if child["kind"] in KUBERNETES_TYPES]
+    assert [type_.model_validate(child).kind for type_, child in known] == [child["kind"] for _, child in known]
+    assert {child["kind"] for _, child in known} == {"ConfigMap", "Service", "Job"} & {c["kind"] for c in children}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from finetune_api import names
 from finetune_api.base import Document
 from finetune_api.evaluation import sources_of
-from finetune_api.fields import split_volume_uri, uri_scheme
+from finetune_api.fields import OBJECT_STORES, split_volume_uri, uri_scheme
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.manifest import Problem
 from finetune_api.placement import EnvVar, Framework, PodTemplate, Scheduling, TrainerOverride
@@ -27,8 +27,6 @@ __all__ = ["Plan", "Refused", "Runtime", "Runtimes", "claims", "freeze", "plan",
 
 REMOTE = frozenset({"hf", "s3", "gs", "az", "https"})
 """Schemes of models and data sets that are downloaded."""
-OBJECT_STORES = frozenset({"s3", "gs", "az"})
-"""Schemes of outputs that are folders; hf:// and oci:// name a repository, which has versions of its own."""
 
 
 @dataclass(frozen=True)
