@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 from support.hub_repository import LARGE, Answer, Repository, entry_of, git_hash_of, sha256_of
 from support.hub_uploads import OWNER, TEAM, Uploads
 
@@ -183,3 +185,15 @@ def _file(folder: Path, name: str, commit: str, storage: str) -> Answer:
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(path.stat().st_size)}
         return Answer(302, headers | linked | {"Location": f"{storage}/{digest}"})
     return Answer(200, headers | {"ETag": f'"{git_hash_of(path)}"'}, path.read_bytes())
+
+
+def take_the_hubs_place(mirror: HubMirror, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real client asks the mirror, with an empty cache in `folder` and nobody logged in."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", mirror.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", mirror.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))

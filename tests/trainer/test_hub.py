@@ -25,7 +25,7 @@ from finetune_trainer.data.hub import EVERYTHING, OLD_WEIGHTS, Repository, downl
 from finetune_trainer.data.sources import Loaded, load_source
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import AuthError, ConfigError, RunError, StorageFull, Unavailable
-from support.hub_mirror import TOKEN, HubMirror
+from support.hub_mirror import TOKEN, HubMirror, take_the_hubs_place
 from support.models import sentences, write_rows
 from support.runs import ARun
 
@@ -39,15 +39,9 @@ MODEL = {"config.json": '{"model_type": "bert"}', "tokenizer.json": "{}", "model
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubMirror]:
     """A mirror in the place of the hub, with an empty cache and nobody logged in."""
     import datasets
-    from huggingface_hub import constants
 
     with HubMirror() as mirror:
-        monkeypatch.setattr(constants, "ENDPOINT", mirror.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", mirror.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        take_the_hubs_place(mirror, tmp_path, monkeypatch)
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / ".datasets")
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield mirror

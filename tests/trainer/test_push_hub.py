@@ -15,7 +15,7 @@ from finetune_trainer.pushing import hub as pushing_hub
 from finetune_trainer.pushing.content import Content
 from finetune_trainer.pushing.places import Place, Pushed
 from support.finished_run import a_finished_run, as_model, contents
-from support.hub_mirror import READER, TOKEN, HubMirror
+from support.hub_mirror import READER, TOKEN, HubMirror, take_the_hubs_place
 
 FIELD = "spec.output.pushTo"
 NAME = "team/reviews"
@@ -28,12 +28,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubMirror]:
     from huggingface_hub.utils import _http
 
     with HubMirror() as mirror:
-        monkeypatch.setattr(constants, "ENDPOINT", mirror.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", mirror.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        take_the_hubs_place(mirror, tmp_path, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(_http.time, "sleep", lambda _: None)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
