@@ -125,8 +125,9 @@ def children_of_the_previous_release(job: LiveJob) -> None:
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": files},
         {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": waiting_job(labels)},
     )
-    job.cluster.kubectl("wait", "pod", f"--selector={job.selector}", f"--namespace={job.namespace}",
-                        "--for=condition=Ready", "--timeout=60s")  # fmt: skip
+    job.cluster.kubectl(
+        "wait", f"job/{name}", f"--namespace={job.namespace}", "--for=jsonpath={.status.ready}=1", "--timeout=60s"
+    )
 
 
 def waiting_job(labels: dict[str, str]) -> Object:

@@ -17,6 +17,12 @@ pytestmark = [pytest.mark.torch, pytest.mark.timeout(300)]
 
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
 Start = Callable[..., Launcher]
+PRELUDE = """
+import os, signal, sys, time
+rank = int(os.environ['RANK'])
+def say(line):
+    os.write(1, f"{line}\\n".encode())  # in one piece: both processes write to the same file
+"""
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def start(tmp_path: Path) -> Start:
 
     def start(text: str, **environment: str) -> Launcher:
         script = tmp_path / "train.py"
-        script.write_text(f"import os, signal, sys, time\nrank = int(os.environ['RANK'])\n{text}")
+        script.write_text(PRELUDE + text)
         alone = {
             "PET_NNODES": "1",
             "PET_NPROC_PER_NODE": "2",
@@ -92,20 +98,21 @@ def test_a_killed_process_leaves_torchruns_summary_to_the_kubelet(start: Start) 
 
 
 def test_a_clean_end_leaves_nothing(start: Start) -> None:
-    end = start("print('PET_NODE_RANK', os.environ['PET_NODE_RANK'], 'rank', rank, flush=True)").end()
+    end = start("say(f\"PET_NODE_RANK {os.environ['PET_NODE_RANK']} rank {rank}\")").end()
     assert (end.code, end.message) == (0, "")
     assert all(f"PET_NODE_RANK 0 rank {rank}\n" in end.log for rank in (0, 1))
 
 
 SAVES = """
-def save(*_):
-    time.sleep(1)
-    print("saved", rank, flush=True)
-    sys.exit(75)
-signal.signal(signal.SIGTERM, save)
-print("ready", rank, flush=True)
-time.sleep(60)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+time.sleep(1)
+say(f"ready {rank}")
+signal.sigwait({signal.SIGTERM})
+time.sleep(1)
+say(f"saved {rank}")
+sys.exit(75)
 """
+"""No handler: its signal may come within a print. torchrun needs a moment to know its processes."""
 
 
 def test_every_process_may_save_when_the_pod_is_told_to_stop(start: Start) -> None:
@@ -115,7 +122,7 @@ def test_every_process_may_save_when_the_pod_is_told_to_stop(start: Start) -> No
         running.until(f"ready {rank}")
     running.send(signal.SIGTERM)
     end = running.end()
-    assert all(f"saved {rank}" in end.log for rank in (0, 1))
+    assert all(f"saved {rank}" in end.log for rank in (0, 1)), end.log
     stopped = Failure(class_=FailureClass.PREEMPTED, reason="Preempted", message="asked to stop", exit_code=143)
     assert (end.code, end.outcome) == (143, Outcome(outcome=Result.PREEMPTED, failure=stopped))
 
