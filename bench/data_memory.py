@@ -85,13 +85,13 @@ def supervisor(folder: Path) -> None:
 
 def rank(folder: Path) -> None:
     from finetune_trainer import handover
-    from finetune_trainer.build import TASKS, open_data
     from finetune_trainer.data.examples import sizes_of
     from finetune_trainer.data.sampler import Sampler, micro_batches
     from finetune_trainer.data.split import Side
     from finetune_trainer.encoding import encode_side
-    from finetune_trainer.evaluate import evaluation_batches
     from finetune_trainer.preflight import load_run_config
+    from finetune_trainer.training.build import TASKS, open_data
+    from finetune_trainer.training.evaluate import evaluation_batches
 
     config, facts = load_run_config(folder / "config.json"), handover.read_facts(folder)
     data = open_data(folder / handover.ROWS)

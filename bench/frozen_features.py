@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from finetune_api.run import RunConfig
-from finetune_trainer.build import build_run
-from finetune_trainer.checkpoint import claim, owner_of
-from finetune_trainer.loop import train
 from finetune_trainer.methods import METHODS
 from finetune_trainer.preflight import check_inputs
 from finetune_trainer.report.reporter import Reporter
-from finetune_trainer.world import World
+from finetune_trainer.training.build import build_run
+from finetune_trainer.training.checkpoint import claim, owner_of
+from finetune_trainer.training.loop import train
+from finetune_trainer.training.world import World
 
 ROUNDS = 3
 MANIFEST = """\

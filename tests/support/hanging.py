@@ -25,13 +25,13 @@ def _only_culprit(work: Callable[[], Any]) -> Callable[[], Any]:
 
 def _in_step(work: Callable[[], Any]) -> None:
     """Do `work` in every step once some are done."""
-    from finetune_trainer import loop
+    from finetune_trainer.training import loop
 
-    optimize = loop._optimize
+    optimize = loop.optimize
 
     def disturbed(run: Any, *arguments: Any) -> Any:
         if run.state.step >= STEP:
             work()
         return optimize(run, *arguments)
 
-    loop._optimize = disturbed
+    loop.optimize = disturbed

@@ -16,8 +16,8 @@ from support.runs import ARun
 if TYPE_CHECKING:
     from torch import nn
 
-    from finetune_trainer.run import Run
     from finetune_trainer.tasks.base import Example
+    from finetune_trainer.training.run import Run
 
 CASES = {case.id: case for case in (*cases_text.CASES, *cases_media.CASES, *cases_generation.CASES)}
 ROWS = 40
@@ -37,11 +37,11 @@ def built(run: ARun) -> Run:
     """What one process trains with, at step 0."""
     import torch
 
-    from finetune_trainer.build import build_run
     from finetune_trainer.methods import METHODS
     from finetune_trainer.preflight import check_inputs
     from finetune_trainer.report.reporter import Reporter
-    from finetune_trainer.world import World
+    from finetune_trainer.training.build import build_run
+    from finetune_trainer.training.world import World
 
     config = RunConfig.model_validate(run.config)
     Path(config.folder).mkdir(parents=True, exist_ok=True)
@@ -51,9 +51,11 @@ def built(run: ARun) -> Run:
 
 def take_steps(run: Run, count: int) -> None:
     """Optimizer steps as the loop takes them."""
-    from finetune_trainer.gradients import accumulate
-    from finetune_trainer.loop import agree, learning_rate, next_batches
-    from finetune_trainer.optimizer import scale_gradients, set_learning_rate
+    from finetune_trainer.training.feeding import next_batches
+    from finetune_trainer.training.gradients import accumulate
+    from finetune_trainer.training.loop import agree
+    from finetune_trainer.training.optimizer import scale_gradients, set_learning_rate
+    from finetune_trainer.training.updating import learning_rate
 
     for _ in range(count):
         parts = next_batches(run)

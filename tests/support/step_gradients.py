@@ -51,8 +51,8 @@ def _free_port() -> int:
 def _rank(rank: int, size: int, port: int, config: str, log: str) -> None:
     import torch
 
-    from finetune_trainer import world
     from finetune_trainer.preflight import load_run_config
+    from finetune_trainer.training import world
 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -66,14 +66,15 @@ def _rank(rank: int, size: int, port: int, config: str, log: str) -> None:
 
 
 def _gradients(config: RunConfig, world: object) -> Tensors:
-    from finetune_trainer.build import build_run
-    from finetune_trainer.gradients import accumulate
-    from finetune_trainer.loop import agree, next_batches
     from finetune_trainer.methods import METHODS
-    from finetune_trainer.optimizer import scale_gradients
     from finetune_trainer.preflight import check_inputs
     from finetune_trainer.report.reporter import Reporter
-    from finetune_trainer.world import World
+    from finetune_trainer.training.build import build_run
+    from finetune_trainer.training.feeding import next_batches
+    from finetune_trainer.training.gradients import accumulate
+    from finetune_trainer.training.loop import agree
+    from finetune_trainer.training.optimizer import scale_gradients
+    from finetune_trainer.training.world import World
 
     assert isinstance(world, World)
     method = METHODS[config.method.type](config.method)

@@ -20,7 +20,7 @@ from support.tasks import open_task
 
 if TYPE_CHECKING:
     from finetune_trainer.tasks.base import Batch, TaskKind
-    from finetune_trainer.training_rows import TrainingRows
+    from finetune_trainer.training.training_rows import TrainingRows
 
 pytestmark = pytest.mark.torch
 RATE = 16_000
@@ -75,7 +75,7 @@ def rows_of(**roles: Sequence[Any]) -> Rows:
 
 
 def trained(task: TaskKind, rows: Rows) -> TrainingRows:
-    from finetune_trainer.training_rows import TrainingRows
+    from finetune_trainer.training.training_rows import TrainingRows
 
     return TrainingRows(rows, task.encode(rows)[0], task)
 

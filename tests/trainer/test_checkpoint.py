@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.checkpoint import CheckpointStore, Found, Owner, Rejected, claim, expired
 from finetune_trainer.errors import Preempted, StorageFull, Unavailable
+from finetune_trainer.training.checkpoint import CheckpointStore, Found, Owner, Rejected, claim, expired
 
 OWNER = Owner("uid", 1, 1)
 

@@ -20,11 +20,11 @@ from finetune_trainer.data.rows import Row, Rows
 from finetune_trainer.data.split import Side
 from finetune_trainer.encoding import encode_side
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate import fixed_draws
 from finetune_trainer.preflight import check_inputs
 from finetune_trainer.record import Facts
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Example, TaskKind
+from finetune_trainer.training.evaluate import fixed_draws
 from support.models import save_model, sentences, write_rows
 from support.runs import ARun, WarmTrainer, a_run
 

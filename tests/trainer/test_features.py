@@ -13,7 +13,7 @@ from support.methods import built, few, take_steps, with_method
 from support.runs import ARun, WarmTrainer, a_run
 
 if TYPE_CHECKING:
-    from finetune_trainer.run import Run
+    from finetune_trainer.training.run import Run
 
 pytestmark = pytest.mark.torch
 STEPS = 3
@@ -60,7 +60,7 @@ class Calls:
 
 
 def evaluated(run: Run) -> dict[str, float]:
-    from finetune_trainer.evaluate import evaluate
+    from finetune_trainer.training.evaluate import evaluate
 
     found = evaluate(run.model, run.task, run.test, run.world, run.stop)
     assert found is not None
@@ -69,7 +69,7 @@ def evaluated(run: Run) -> dict[str, float]:
 
 def watch_what_is_kept(patch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """How much of each of the backbone's outputs each cache keeps from now on."""
-    from finetune_trainer import features
+    from finetune_trainer.training import features
 
     found: list[dict[str, str]] = []
     serve = features.Cache.serve
@@ -117,7 +117,7 @@ def test_training_on_features_is_training(
     ],
 )
 def test_when_features_are_kept(dataset: dict[str, Any], freeze: dict[str, Any], expected: bool) -> None:
-    from finetune_trainer.features import wanted
+    from finetune_trainer.training.features import wanted
 
     run = a_run(Path("/run"), "./rows.csv", "./model").with_("dataset", **dataset)
     config = RunConfig.model_validate(with_method(run, type="freeze", freeze=freeze).config)

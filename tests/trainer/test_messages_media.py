@@ -24,7 +24,7 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.methods import METHODS
 from finetune_trainer.preflight import check_inputs
 from finetune_trainer.tasks import TASKS
-from finetune_trainer.world import World
+from finetune_trainer.training.world import World
 from support import zoo
 from support.corpora.files import write_json_lines
 from support.runs import ARun, a_run

@@ -27,7 +27,7 @@ from support.runs import ARun, WarmTrainer, a_run
 if TYPE_CHECKING:
     from torch import nn
 
-    from finetune_trainer.run import Run
+    from finetune_trainer.training.run import Run
 
 pytestmark = pytest.mark.torch
 STEPS = 2

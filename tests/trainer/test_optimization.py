@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from finetune_api.training import Optimizer, Scheduler, Training
-from finetune_trainer.schedule import learning_rate_factor
+from finetune_trainer.training.schedule import learning_rate_factor
 from support import zoo
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ each_optimizer = pytest.mark.parametrize("kind", [kind.value for kind in Optimiz
 def test_every_optimizer_learns_and_is_restored_to_the_same_bytes(kind: str) -> None:
     import torch
 
-    from finetune_trainer.optimizer import build_optimizer
+    from finetune_trainer.training.optimizer import build_optimizer
 
     training = Training(optimizer=Optimizer(kind), learning_rate=1e-3)
     model = a_small_model()
@@ -117,7 +117,7 @@ def test_biases_and_norms_do_not_decay(kind: str) -> None:
     """A step without a gradient moves the matrices by the decay, and nothing else."""
     import torch
 
-    from finetune_trainer.optimizer import build_optimizer
+    from finetune_trainer.training.optimizer import build_optimizer
 
     model = a_small_model()
     optimizer = build_optimizer(model, Training(optimizer=Optimizer(kind), learning_rate=0.1, weight_decay=0.5))
@@ -131,7 +131,7 @@ def test_biases_and_norms_do_not_decay(kind: str) -> None:
 
 
 def test_the_fields_of_an_optimizer_reach_it() -> None:
-    from finetune_trainer.optimizer import build_optimizer
+    from finetune_trainer.training.optimizer import build_optimizer
 
     fields = {"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-4, "momentum": 0.5}
     made = {
@@ -205,7 +205,7 @@ def architecture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], nn
     ],
 )
 def test_the_depth_of_a_weight(kind: str, depths: dict[str, int], architecture: Callable[[str], nn.Module]) -> None:
-    from finetune_trainer.layers import Layers
+    from finetune_trainer.training.layers import Layers
 
     layers = Layers(architecture(kind))
     assert {name: layers.depth(name) for name in depths} == depths
@@ -214,7 +214,7 @@ def test_the_depth_of_a_weight(kind: str, depths: dict[str, int], architecture: 
 
 def test_a_model_without_layers_is_refused() -> None:
     from finetune_trainer.errors import ConfigError
-    from finetune_trainer.layers import Layers
+    from finetune_trainer.training.layers import Layers
 
     with pytest.raises(ConfigError, match="no list of layers"):
         Layers(a_small_model())
@@ -222,7 +222,7 @@ def test_a_model_without_layers_is_refused() -> None:
 
 def test_each_layer_has_its_learning_rate(architecture: Callable[[str], nn.Module]) -> None:
     """The head all of it, a factor less from layer to layer, also after the schedule has changed it."""
-    from finetune_trainer.optimizer import build_optimizer, set_learning_rate
+    from finetune_trainer.training.optimizer import build_optimizer, set_learning_rate
 
     model = architecture("bert")
     optimizer = build_optimizer(model, Training(learning_rate=0.1, layerwise_lr_decay=0.5))

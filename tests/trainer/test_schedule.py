@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.training import GradualUnfreezing, Scheduler, Training
-from finetune_trainer.schedule import learning_rate_factor, log_interval, total_steps, unfreezing_interval, warmup_steps
+from finetune_trainer.training.schedule import (
+    learning_rate_factor,
+    log_interval,
+    total_steps,
+    unfreezing_interval,
+    warmup_steps,
+)
 
 
 @pytest.mark.parametrize(

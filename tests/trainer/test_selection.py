@@ -11,8 +11,8 @@ from finetune_api.run import RunConfig
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.model_folder import ModelFolder
 from finetune_trainer.objective import check_smoothing
-from finetune_trainer.selection import Standing, check_goal, goal_of, value_of
 from finetune_trainer.tasks.base import Better, Goal
+from finetune_trainer.training.selection import Standing, check_goal, goal_of, value_of
 from support.runs import a_run
 
 ACCURACY = Goal("accuracy")

@@ -20,10 +20,10 @@ from finetune_trainer.data.columns import Where
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.errors import RunError
-from finetune_trainer.evaluate import evaluation_batches
 from finetune_trainer.model_folder import Needs, read_folder
 from finetune_trainer.tasks import TASKS
-from finetune_trainer.world import World
+from finetune_trainer.training.evaluate import evaluation_batches
+from finetune_trainer.training.world import World
 from support import zoo
 from support.corpora.files import write_json_lines
 from support.runs import ARun, WarmTrainer, a_run

@@ -61,7 +61,7 @@ def table(folder: Path) -> None:
 def weights(folder: Path) -> None:
     import torch
 
-    from finetune_trainer.state import write_weights
+    from finetune_trainer.training.state import write_weights
 
     write_weights(folder, {"weight": torch.zeros(BIG)})
 
@@ -69,7 +69,7 @@ def weights(folder: Path) -> None:
 def state(folder: Path) -> None:
     import torch
 
-    from finetune_trainer.state import State, write_state
+    from finetune_trainer.training.state import State, write_state
 
     model = torch.nn.Linear(8, 8)
     optimizer = torch.optim.AdamW(model.parameters())

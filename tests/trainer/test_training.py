@@ -166,7 +166,7 @@ def test_the_average_follows_the_weights() -> None:
     """With a decay that grows to the one that was asked for; buffers of norms are averaged, counters copied."""
     import torch
 
-    from finetune_trainer.averaging import WeightAverage
+    from finetune_trainer.training.averaging import WeightAverage
 
     model = torch.nn.BatchNorm1d(2)
     average = WeightAverage(model, 0.5)
@@ -228,7 +228,7 @@ def test_activations_are_computed_again_with_the_same_result(models: Callable[[s
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from finetune_trainer.recomputing import recompute, recomputes
+    from finetune_trainer.training.recomputing import recompute, recomputes
 
     model = AutoModelForSequenceClassification.from_pretrained(models("bert")).train()
     expected, counted = gradients(model), Counted(model.bert.encoder.layer[0].attention)
@@ -244,7 +244,7 @@ def test_a_model_that_cannot_compute_again_is_refused(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModel
 
-    from finetune_trainer.recomputing import recomputes
+    from finetune_trainer.training.recomputing import recomputes
 
     model = AutoModel.from_pretrained(zoo.save("resnet", tmp_path))
     with pytest.raises(ConfigError, match=r"spec\.training\.gradientCheckpointing"):

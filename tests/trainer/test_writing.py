@@ -56,7 +56,7 @@ def prepared(task: TaskKind, model: nn.Module, values: Sequence[Values]) -> Sequ
     """Examples as a run has them when training begins."""
     import torch
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
     examples, _ = task.encode(rows_of(values))
     return task.prepare(model, {Side.TRAIN: examples}, World(0, 1, torch.device("cpu")))[Side.TRAIN]
@@ -107,9 +107,9 @@ def test_perplexity_does_not_depend_on_the_batch(folder: Folder) -> None:
     """It is that of all tokens of all rows, whatever rows share a batch."""
     import torch
 
-    from finetune_trainer.evaluate import Encoded, evaluate
-    from finetune_trainer.stop import StopFlag
-    from finetune_trainer.world import World
+    from finetune_trainer.training.evaluate import Encoded, evaluate
+    from finetune_trainer.training.stop import StopFlag
+    from finetune_trainer.training.world import World
 
     rows, found = rows_of([*text.plain(9), {"text": "order"}]), []
     for size in (1, 3, 8):

@@ -17,8 +17,8 @@ from finetune_trainer.tasks.base import MOST_ERRORS, wrong_row
 if TYPE_CHECKING:
     import numpy
 
-    from finetune_trainer.evaluate import Evaluation
-    from finetune_trainer.run import Run
+    from finetune_trainer.training.evaluate import Evaluation
+    from finetune_trainer.training.run import Run
 
 log = logging.getLogger(__name__)
 SCORES = "scores.npz"

@@ -100,7 +100,7 @@ def predict(folder: Path, rows: Sequence[Row], labels: Sequence[str], config: Ru
     """What the model in `folder` says of each row."""
     import torch
 
-    from finetune_trainer.evaluate import evaluation_batches
+    from finetune_trainer.training.evaluate import evaluation_batches
 
     base = folder / virtual_tokens.BASE
     task: TaskKind = TASKS[config.task].saved(base if base.is_dir() else folder, labels, config)

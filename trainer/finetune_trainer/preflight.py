@@ -20,17 +20,17 @@ from finetune_trainer.data.prepare import load_data, places_of
 from finetune_trainer.data.told import LEAK, told
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import OUTCOME, PUSHED, read_json
-from finetune_trainer.forgetting import check_forgetting
 from finetune_trainer.gate import check_gate
 from finetune_trainer.methods.limits import check_method, check_positions, gpus_of
 from finetune_trainer.model_folder import ModelFolder, Needs, check_max_length, find_folder, sampling_rate
 from finetune_trainer.objective import check_smoothing
 from finetune_trainer.record import Facts, check_same_data, facts_of
 from finetune_trainer.report.trackers.choice import check_tracking
-from finetune_trainer.selection import check_goal
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.augments import check_augment
 from finetune_trainer.tasks.base import TaskKind
+from finetune_trainer.training.forgetting import check_forgetting
+from finetune_trainer.training.selection import check_goal
 
 MODEL_FIELD = "spec.model.uri"
 

@@ -9,24 +9,24 @@ from typing import Any
 
 from finetune_trainer import files, heartbeat
 from finetune_trainer.analysis.document import analyse
-from finetune_trainer.best import restore_best
 from finetune_trainer.card import Known, model_card
 from finetune_trainer.card_metadata import license_of
 from finetune_trainer.crossval import write_fold
 from finetune_trainer.environment import environment
 from finetune_trainer.errors import EvaluationGateFailed
-from finetune_trainer.evaluate import Evaluation, StopRequested, evaluate, prefixed
-from finetune_trainer.forgetting import AFTER, compared, measure
 from finetune_trainer.gate import Judged, failure_of, judge
-from finetune_trainer.loop import leave
 from finetune_trainer.methods import TrainingMethod
 from finetune_trainer.methods.usage import usage_of as usage_lines
 from finetune_trainer.methods.virtual_tokens import BASE
 from finetune_trainer.pages.page import leave_page
 from finetune_trainer.record import read_record
 from finetune_trainer.report.snapshot import Activity
-from finetune_trainer.run import Run
 from finetune_trainer.storage import writing
+from finetune_trainer.training.best import restore_best
+from finetune_trainer.training.evaluate import Evaluation, StopRequested, evaluate, prefixed
+from finetune_trainer.training.forgetting import AFTER, compared, measure
+from finetune_trainer.training.loop import leave
+from finetune_trainer.training.run import Run
 from finetune_trainer.usage import energy_of, usage_of
 
 log = logging.getLogger(__name__)

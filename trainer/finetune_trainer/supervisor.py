@@ -25,7 +25,6 @@ from finetune_api.run import RunConfig
 from finetune_api.status import Status
 from finetune_trainer import files, handover
 from finetune_trainer.cgroup import memory_kills
-from finetune_trainer.checkpoint import BEST, PREFIX, claim, owner_of
 from finetune_trainer.crossval import fold_config
 from finetune_trainer.data.remote import ENV_DOWNLOADS
 from finetune_trainer.errors import CodeError, Hang, Preempted, RunError, Unavailable
@@ -42,6 +41,7 @@ from finetune_trainer.report.snapshot import Snapshot
 from finetune_trainer.report.status_file import ended, read_status, running
 from finetune_trainer.settings import Settings, read_settings
 from finetune_trainer.storage import is_full, storage_full, writing
+from finetune_trainer.training.checkpoint import BEST, PREFIX, claim, owner_of
 from finetune_trainer.verdict import PEER_LOST, RankEnd, Surroundings, verdict
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from finetune_trainer.report.snapshot import Ending
 from finetune_trainer.report.trackers.adapter import Tracked
 from finetune_trainer.report.trackers.choice import adapters_of
 from finetune_trainer.report.trackers.follower import Tracking
-from finetune_trainer.run import Run
+from finetune_trainer.training.run import Run
 
 SUPERSEDED = "Superseded"
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from finetune_trainer.energy import described, together
-from finetune_trainer.run import Run
+from finetune_trainer.training.run import Run
 
 
 def energy_of(run: Run) -> dict[str, float]:

@@ -14,13 +14,10 @@ from finetune_api.policy import Resume
 from finetune_api.progress import ExitCode
 from finetune_api.run import RunConfig
 from finetune_trainer import crossval, handover, heartbeat
-from finetune_trainer.build import build_run
-from finetune_trainer.checkpoint import step_of
 from finetune_trainer.energy import open_meter
 from finetune_trainer.errors import ConfigError, EvaluationGateFailed
 from finetune_trainer.faults import explain
 from finetune_trainer.log import Tail, set_up_logging
-from finetune_trainer.loop import train
 from finetune_trainer.methods import METHODS
 from finetune_trainer.preflight import load_run_config
 from finetune_trainer.record import Facts
@@ -31,11 +28,14 @@ from finetune_trainer.report.reporter import MetricsLog, Reporter
 from finetune_trainer.report.snapshot import Ending, Sink
 from finetune_trainer.report.status_file import StatusFile
 from finetune_trainer.results import finish
-from finetune_trainer.run import Run
 from finetune_trainer.settings import Settings, read_settings
-from finetune_trainer.state import read_state
 from finetune_trainer.tracking import ending_of, start_trackers
-from finetune_trainer.world import World, open_world
+from finetune_trainer.training.build import build_run
+from finetune_trainer.training.checkpoint import step_of
+from finetune_trainer.training.loop import train
+from finetune_trainer.training.run import Run
+from finetune_trainer.training.state import read_state
+from finetune_trainer.training.world import World, open_world
 
 log = logging.getLogger(__name__)
 

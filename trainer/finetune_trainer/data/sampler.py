@@ -18,7 +18,7 @@ import numpy
 from numpy.typing import ArrayLike, NDArray
 
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.schedule import steps_per_epoch
+from finetune_trainer.training.schedule import steps_per_epoch
 
 T = TypeVar("T")
 

@@ -84,7 +84,7 @@ def layer_numbers(model: nn.Module) -> tuple[dict[str, int | None], int]:
 
     Stacks of layers that stand side by side, as encoder and decoder, are each counted from 0.
     """
-    from finetune_trainer.layers import HEAD, Layers
+    from finetune_trainer.training.layers import HEAD, Layers
 
     layers = Layers(model)
     numbers: dict[str, int | None] = {}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 Rows = Mapping[Side, Sequence[Row]]
 Example = Mapping[str, Any]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 log = logging.getLogger(__name__)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "|")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 SHARE = 0.15
 """Of a text's tokens that are to be found. In BERT's way 8 of 10 are masked, one is another token, one stays."""

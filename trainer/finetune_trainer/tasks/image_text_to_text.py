@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 PER_TOKEN = 2
 """Dimensions of what the processor says of each token."""

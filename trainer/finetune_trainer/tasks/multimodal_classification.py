@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 
 class MultimodalClassification(Classification):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 ANSWERS = ("chosen", "rejected")
 
@@ -99,7 +99,7 @@ write("A prompt", do_sample=False)"""
         return {side: self._with_reference(model, some, world) for side, some in examples.items()}
 
     def _with_reference(self, model: nn.Module, examples: Sequence[Example], world: World) -> Sequence[Example]:
-        from finetune_trainer.evaluate import evaluation_batches
+        from finetune_trainer.training.evaluate import evaluation_batches
 
         own: dict[int, tuple[float, ...]] = {}
         for indices in evaluation_batches(self, examples)[world.rank :: world.size]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 ARGUMENTS = {"source": "text", "target": "text_target"}
 """Role to the tokenizer's argument: some write another language than they read."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from finetune_trainer.world import World
+    from finetune_trainer.training.world import World
 
 
 class TextGeneration(CausalLanguageModel):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from finetune_trainer.state import trained_tensors
+from finetune_trainer.training.state import trained_tensors
 
 
 class WeightAverage:

@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
-from torch import nn
 
 from finetune_api.evaluation import EvaluationStrategy
 from finetune_trainer import heartbeat
-from finetune_trainer.best import best_steps, judge_evaluation
-from finetune_trainer.data.sampler import draw_seed, share
 from finetune_trainer.errors import ConfigError, Preempted
-from finetune_trainer.evaluate import StopRequested, evaluate, prefixed
-from finetune_trainer.forgetting import BEFORE, measure
-from finetune_trainer.gradients import MicroBatch, accumulate
-from finetune_trainer.optimizer import scale_gradients, set_learning_rate
 from finetune_trainer.report.snapshot import Activity
-from finetune_trainer.run import Run
-from finetune_trainer.schedule import learning_rate_factor
-from finetune_trainer.state import write_state
-from finetune_trainer.usage import energy_of
+from finetune_trainer.training.best import judge_evaluation
+from finetune_trainer.training.evaluate import StopRequested, evaluate, prefixed
+from finetune_trainer.training.feeding import next_batches
+from finetune_trainer.training.forgetting import BEFORE, measure
+from finetune_trainer.training.gradients import MicroBatch
+from finetune_trainer.training.run import Run
+from finetune_trainer.training.saving import collect_loss, save
+from finetune_trainer.training.updating import learning_rate, optimize
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def train(run: Run) -> None:
             save_and_leave(run)
         if agreed.save:
             save(run)
-        norm = _optimize(run, parts, agreed.count)
+        norm = optimize(run, parts, agreed.count)
         _advance(run, agreed)
         if run.state.step % run.choices.log_steps == 0 or run.state.step == run.choices.total_steps:
             _log(run, norm)
@@ -75,22 +72,6 @@ def _measure_before(run: Run) -> None:
         save_and_leave(run)
 
 
-def next_batches(run: Run) -> list[MicroBatch]:
-    """This process's micro-batches of the next step, the longest first; empty if there are too few for it."""
-    started = time.monotonic()
-    step, seed = run.state.step, run.config.training.seed
-    parts = [
-        MicroBatch(
-            run.task.collate([run.train.drawn(*row) for row in rows]),
-            number,
-            draw_seed(seed, step, number),
-        )
-        for number, rows in share(run.cut(step), run.world.rank, run.world.size)
-    ]
-    run.data_wait += time.monotonic() - started
-    return parts
-
-
 def agree(run: Run, parts: Sequence[MicroBatch]) -> Agreed:
     """What all processes together have to do before the next step."""
     count = sum(part.batch.count for part in parts)
@@ -98,28 +79,6 @@ def agree(run: Run, parts: Sequence[MicroBatch]) -> Agreed:
     save_due = run.world.is_main and run.saves.is_due(run.state.step, time.monotonic())
     totals = run.world.sum([count, tokens, float(run.stop.requested), float(save_due)])
     return Agreed(totals[0], totals[1], totals[2] > 0, totals[3] > 0)
-
-
-def _optimize(run: Run, parts: Sequence[MicroBatch], count: float) -> torch.Tensor:
-    """One optimizer step over all processes; returns the gradient's norm before clipping, on the device."""
-    accumulate(run, parts)
-    # DDP has divided the sum by the number of processes. A step of rows that count for nothing has no gradient.
-    scale_gradients(run.parameters, run.world.size / (count or 1.0))
-    run.unfreezing.drop_frozen(run.state.step)
-    norm = nn.utils.clip_grad_norm_(run.parameters, run.config.training.max_grad_norm)
-    set_learning_rate(run.optimizer, learning_rate(run))
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    run.average.update(run.state.step)
-    return norm
-
-
-def learning_rate(run: Run) -> float:
-    """The learning rate of the next step."""
-    factor = learning_rate_factor(
-        run.state.step, run.choices.total_steps, run.choices.warmup_steps, run.config.training
-    )
-    return run.config.training.learning_rate * factor
 
 
 def _advance(run: Run, agreed: Agreed) -> None:
@@ -151,7 +110,7 @@ def _seconds_left(run: Run) -> float:
 def _log(run: Run, norm: torch.Tensor) -> None:
     """Read the window's loss back, the mean over all processes, and open a new window."""
     now, state, norm_value = time.monotonic(), run.state, norm.item()
-    _collect_loss(run)
+    collect_loss(run)
     loss = state.window_loss / (state.window_count or 1.0)
     _check_finite(loss, norm_value, state.step)
     pace = state.window_tokens / max(now - run.log_time, 1e-6)
@@ -168,12 +127,6 @@ def _check_finite(loss: float, norm: float, step: int) -> None:
         message = f"the loss or its gradient was not a finite number up to step {step}"
         hint = "lower spec.training.learningRate, warm up longer, and look for extreme values in the rows"
         raise ConfigError("Diverged", message, hint)
-
-
-def _collect_loss(run: Run) -> None:
-    """Move what all processes summed up on their devices into the state."""
-    run.state.window_loss += run.world.sum([run.loss.item()])[0]
-    run.loss.zero_()
 
 
 def _evaluation_is_due(run: Run) -> bool:
@@ -198,26 +151,6 @@ def _validate(run: Run) -> None:
         run.state.metrics = metrics
         run.reporter.update(metrics=metrics)
         run.reporter.record(metrics)
-    run.reporter.doing(Activity.TRAINING)
-
-
-def save(run: Run) -> None:
-    """Publish a checkpoint of this step; every process takes part."""
-    run.reporter.doing(Activity.SAVING)
-    state = run.state
-    state.seconds = run.earlier_seconds + time.monotonic() - run.first_time
-    state.energy = energy_of(run)
-    _collect_loss(run)
-    if run.world.is_main:
-        state.log_bytes = run.reporter.log_bytes
-        path = run.store.publish(
-            state.step,
-            lambda folder: write_state(folder, state, run.model, run.optimizer, run.average.tensors),
-            best_steps(run),
-        )
-        uri = f"{run.config.checkpoint_uri or run.config.checkpoint_folder}/{path.name}"
-        run.reporter.update(checkpoint_step=state.step, checkpoint_uri=uri, checkpoint_time=time.time())
-    run.saves.saved(state.step, time.monotonic())
     run.reporter.doing(Activity.TRAINING)
 
 

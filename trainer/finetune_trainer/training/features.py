@@ -27,11 +27,11 @@ from finetune_api.run import RunConfig
 from finetune_trainer import heartbeat
 from finetune_trainer.data.examples import Changed
 from finetune_trainer.data.split import Side
-from finetune_trainer.evaluate import Encoded, evaluation_batches
 from finetune_trainer.handover import ENV_SCRATCH
 from finetune_trainer.methods.frozen import is_held
 from finetune_trainer.tasks.base import Batch, Example, TaskKind
-from finetune_trainer.world import World
+from finetune_trainer.training.evaluate import Encoded, evaluation_batches
+from finetune_trainer.training.world import World
 
 log = logging.getLogger(__name__)
 KEY = "features"

@@ -25,9 +25,9 @@ from finetune_trainer.tasks.base import Example, TaskKind
 if TYPE_CHECKING:
     from torch import nn
 
-    from finetune_trainer.evaluate import Encoded
-    from finetune_trainer.run import Run
-    from finetune_trainer.world import World
+    from finetune_trainer.training.evaluate import Encoded
+    from finetune_trainer.training.run import Run
+    from finetune_trainer.training.world import World
 
 FIELD = "spec.evaluation.forgetting"
 SIDE = "forgetting"
@@ -87,7 +87,7 @@ def prepare_forgetting(
 
     Raises ConfigError if the model that training begins with has `new` parameters.
     """
-    from finetune_trainer.evaluate import Encoded, fixed_draws
+    from finetune_trainer.training.evaluate import Encoded, fixed_draws
 
     if task.config.evaluation.forgetting is None or task.config.fold is not None:
         return None
@@ -105,7 +105,7 @@ def measure(run: Run, when: str) -> dict[str, float]:
 
     Raises StopRequested.
     """
-    from finetune_trainer.evaluate import evaluate, prefixed
+    from finetune_trainer.training.evaluate import evaluate, prefixed
 
     if run.forgetting is None:
         return {}

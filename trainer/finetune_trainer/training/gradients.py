@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from finetune_trainer import heartbeat
-from finetune_trainer.run import Run
-from finetune_trainer.state import seed_everything
 from finetune_trainer.tasks.base import Batch
+from finetune_trainer.training.run import Run
+from finetune_trainer.training.state import seed_everything
 
 Embeddings = tuple[torch.Tensor, ...]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.data.augment import mixing
-from finetune_trainer.evaluate import Encoded
 from finetune_trainer.tasks.base import TRAINING, Example, TaskKind
+from finetune_trainer.training.evaluate import Encoded
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from finetune_trainer.run import Run
-from finetune_trainer.selection import Standing, goal_of, value_of
-from finetune_trainer.state import read_weights, trained_tensors, write_weights
+from finetune_trainer.training.run import Run
+from finetune_trainer.training.selection import Standing, goal_of, value_of
+from finetune_trainer.training.state import read_weights, trained_tensors, write_weights
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from finetune_api.training import Optimizer, Training
-from finetune_trainer.layers import Layers
+from finetune_trainer.training.layers import Layers
 
 Groups = list[dict[str, Any]]
 BETA2, BETA2_OF_LION = 0.999, 0.99

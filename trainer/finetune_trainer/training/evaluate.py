@@ -13,9 +13,9 @@ from finetune_trainer import heartbeat
 from finetune_trainer.data.examples import Changed, sizes_of
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sampler import micro_batches, row_seed
-from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks.base import Example, Report, TaskKind
-from finetune_trainer.world import World
+from finetune_trainer.training.stop import StopFlag
+from finetune_trainer.training.world import World
 
 
 @dataclass(frozen=True)

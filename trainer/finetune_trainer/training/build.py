@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import DistributedDataParallelKwargs  # type: ignore[import-untyped]
 from torch import nn
 
 from finetune_api.run import RunConfig
-from finetune_api.training import Precision, Training
+from finetune_api.training import Training
 from finetune_trainer import files, heartbeat
-from finetune_trainer.averaging import WeightAverage
-from finetune_trainer.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.data.folds import of_fold
 from finetune_trainer.data.kept import open_data
 from finetune_trainer.data.prepare import Data, load_data
@@ -26,14 +22,7 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.encoding import encode_side
 from finetune_trainer.environment import environment
 from finetune_trainer.errors import ConfigError
-from finetune_trainer.evaluate import Encoded, fixed_draws
-from finetune_trainer.features import keep_features
-from finetune_trainer.forgetting import prepare_forgetting
 from finetune_trainer.methods import TrainingMethod
-from finetune_trainer.norms import GROUP_ROWS, RunningStatistics
-from finetune_trainer.optimizer import build_optimizer
-from finetune_trainer.precision import choose_precision
-from finetune_trainer.recomputing import recompute, recomputes
 from finetune_trainer.record import (
     Choices,
     Facts,
@@ -44,15 +33,25 @@ from finetune_trainer.record import (
     record_of,
 )
 from finetune_trainer.report.reporter import Reporter
-from finetune_trainer.run import Run, SavePlan
-from finetune_trainer.schedule import log_interval, total_steps, unfreezing_interval, warmup_steps
-from finetune_trainer.state import State, seed_everything
-from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Examples, TaskKind
-from finetune_trainer.training_rows import TrainingRows
-from finetune_trainer.unfreezing import Unfreezing
-from finetune_trainer.world import World
+from finetune_trainer.training.averaging import WeightAverage
+from finetune_trainer.training.checkpoint import CheckpointStore, owner_of
+from finetune_trainer.training.evaluate import Encoded, fixed_draws
+from finetune_trainer.training.features import keep_features
+from finetune_trainer.training.forgetting import prepare_forgetting
+from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
+from finetune_trainer.training.optimizer import build_optimizer
+from finetune_trainer.training.precision import choose_precision
+from finetune_trainer.training.recomputing import recompute, recomputes
+from finetune_trainer.training.run import Run, SavePlan
+from finetune_trainer.training.schedule import log_interval, total_steps, unfreezing_interval, warmup_steps
+from finetune_trainer.training.sharing import open_accelerator
+from finetune_trainer.training.state import State, seed_everything
+from finetune_trainer.training.stop import StopFlag
+from finetune_trainer.training.training_rows import TrainingRows
+from finetune_trainer.training.unfreezing import Unfreezing
+from finetune_trainer.training.world import World
 
 log = logging.getLogger(__name__)
 CPU_MICRO_BATCH_ROWS = 8
@@ -81,7 +80,7 @@ def build_run(
     choices = _choose(config, facts, world, sampler, norms, threads, module)
     if choices.recompute:
         recompute(module)
-    accelerator = _accelerator(choices, world)
+    accelerator = open_accelerator(choices, world)
     replica = accelerator.prepare_model(module)
     encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
     encoded = keep_features(config, task, module, encoded, world)
@@ -223,13 +222,3 @@ def _warn_if_inexact(kept: Choices, world: World, threads: int) -> None:
         before = getattr(kept, name)
         if before != value:
             log.warning("%s: %d before, %d now; the result is as good, but not to the last bit", name, before, value)
-
-
-def _accelerator(choices: Choices, world: World) -> Accelerator:
-    # With unused parameters allowed DDP never regroups its buckets, so a resumed run sums in the same order.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    return Accelerator(
-        cpu=world.device.type == "cpu",
-        mixed_precision="bf16" if choices.precision == Precision.BF16 else "no",
-        kwargs_handlers=[ddp],
-    )

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune_trainer.methods.frozen import is_held
-from finetune_trainer.world import World
+from finetune_trainer.training.world import World
 
 Statistics = list[tuple[torch.Tensor, torch.Tensor]]
 """Mean and variance of each layer."""

@@ -10,7 +10,7 @@ import logging
 
 from torch import nn
 
-from finetune_trainer.layers import Layers
+from finetune_trainer.training.layers import Layers
 
 log = logging.getLogger(__name__)
 

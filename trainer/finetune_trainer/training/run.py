@@ -11,20 +11,20 @@ from torch import nn
 
 from finetune_api.policy import CheckpointPolicy
 from finetune_api.run import RunConfig
-from finetune_trainer.averaging import WeightAverage
-from finetune_trainer.checkpoint import CheckpointStore
 from finetune_trainer.data.examples import sizes_of
 from finetune_trainer.data.sampler import Sampler, micro_batches, row_seed
 from finetune_trainer.energy import Meter
-from finetune_trainer.evaluate import Encoded
-from finetune_trainer.norms import RunningStatistics
 from finetune_trainer.record import Choices
 from finetune_trainer.report.reporter import Reporter
-from finetune_trainer.state import State
-from finetune_trainer.stop import StopFlag
 from finetune_trainer.tasks.base import TaskKind
-from finetune_trainer.unfreezing import Unfreezing
-from finetune_trainer.world import World
+from finetune_trainer.training.averaging import WeightAverage
+from finetune_trainer.training.checkpoint import CheckpointStore
+from finetune_trainer.training.evaluate import Encoded
+from finetune_trainer.training.norms import RunningStatistics
+from finetune_trainer.training.state import State
+from finetune_trainer.training.stop import StopFlag
+from finetune_trainer.training.unfreezing import Unfreezing
+from finetune_trainer.training.world import World
 
 Drawn = tuple[int, int]
 """A training row and the seed of its random numbers."""
