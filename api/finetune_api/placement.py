@@ -29,7 +29,9 @@ class Resources(Document):
 class Parallelism(Document):
     """How the processes share the work."""
 
-    strategy: Literal["auto", "ddp"] = Field("auto", description="auto is ddp: a replica of the model a process.")
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto", description="ddp: a replica of the model in each process; fsdp: each has a part. auto is ddp."
+    )
 
 
 class Gang(StrEnum):

@@ -18,7 +18,14 @@ from finetune_api.policy import CheckpointPolicy, OutputPolicy, RunPolicy
 from finetune_api.tracking import Tracking
 from finetune_api.training import Training
 
-LATER_FIELDS = ("cache_folder", "own_program", "hang_timeout_seconds")
+LATER_FIELDS = (
+    "cache_folder",
+    "own_program",
+    "hang_timeout_seconds",
+    "training.padding_free",
+    "training.compile",
+    "training.kernels",
+)
 """Fields, `section.field` below one, that a RunConfig did not have at first, and that older trainers refuse.
 
 Whoever adds a field adds it here, and keeps its default.

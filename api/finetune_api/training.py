@@ -26,7 +26,9 @@ class Optimizer(StrEnum):
     LION = "lion"
 
 
-class GradientCheckpointing(StrEnum):
+class Use(StrEnum):
+    """Whether to use what helps only in some places; Auto decides at the start of a run, which keeps to it."""
+
     AUTO = "Auto"
     ALWAYS = "Always"
     NEVER = "Never"
@@ -36,6 +38,8 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
+    FP8 = "fp8"
 
 
 class GradualUnfreezing(Document):
@@ -87,9 +91,14 @@ class Training(Document):
     ema: float | None = Field(
         None, gt=0, lt=1, description="Decay of a moving average of the weights, which is evaluated and saved."
     )
-    gradient_checkpointing: GradientCheckpointing = Field(
-        GradientCheckpointing.AUTO, description="Compute activations twice to save memory; Auto where it is short."
+    gradient_checkpointing: Use = Field(
+        Use.AUTO, description="Compute activations twice to save memory; Auto where it is short."
     )
+    padding_free: Use = Field(
+        Use.AUTO, description="Compute texts end to end, without padding; Auto where the architecture can."
+    )
+    compile: Use = Field(Use.AUTO, description="torch.compile; Auto on a GPU, where the run is long enough.")
+    kernels: Use = Field(Use.AUTO, description="Liger's kernels; Auto on a GPU, where the architecture has some.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target given to all labels.")
     dropout: float | None = Field(None, ge=0, lt=1, description="Replaces the model's own dropout.")
     max_length: int | None = Field(None, ge=2, le=1_000_000, description="Tokens; the model's own limit if absent.")

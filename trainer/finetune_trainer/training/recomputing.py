@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune_api.training import GradientCheckpointing
+from finetune_api.training import Use
 from finetune_trainer.errors import ConfigError
 
 BYTES = 16
@@ -15,17 +15,17 @@ SHORT = 0.5
 """Share of the device's memory from which on what is left for activations is short."""
 
 
-def recomputes(wanted: GradientCheckpointing, model: nn.Module, device: torch.device) -> bool:
+def recomputes(wanted: Use, model: nn.Module, device: torch.device) -> bool:
     """Whether to recompute activations. Auto does where weights and optimizer take half of a GPU. Raises ConfigError
     if the model cannot, and has to.
     """
-    if wanted is GradientCheckpointing.NEVER:
+    if wanted is Use.NEVER:
         return False
     able = bool(_capable(model))
-    if wanted is GradientCheckpointing.ALWAYS and not able:
+    if wanted is Use.ALWAYS and not able:
         message = "spec.training.gradientCheckpointing: the model's architecture cannot compute its activations again"
         raise ConfigError("NotSupported", message, "use Auto, and a smaller spec.training.microBatchSize")
-    return able and (wanted is GradientCheckpointing.ALWAYS or _is_short(model, device))
+    return able and (wanted is Use.ALWAYS or _is_short(model, device))
 
 
 def recompute(model: nn.Module) -> None:
