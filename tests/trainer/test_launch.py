@@ -56,7 +56,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 @record
 def main():
     if rank == 1:
+        open("lost", "w").close()
         raise ValueError("row 17 has no label")
+    while not os.path.exists("lost"):
+        time.sleep(0.05)
     time.sleep(0.5)
     raise RuntimeError("gloo: Connection closed by peer")
 main()
