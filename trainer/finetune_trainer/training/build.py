@@ -39,6 +39,7 @@ from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.training.evaluate import Encoded, fixed_draws
 from finetune_trainer.training.features import keep_features
+from finetune_trainer.training.feeding import Feed, workers_of
 from finetune_trainer.training.forgetting import prepare_forgetting
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.training.optimizer import build_optimizer
@@ -110,6 +111,7 @@ def build_run(
         stop=StopFlag(),
         state=State(),
         saves=SavePlan(config.checkpoint, 0, time.monotonic()),
+        feed=Feed(workers_of(world.device, threads)),
     )
 
 

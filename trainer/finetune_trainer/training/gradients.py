@@ -8,25 +8,16 @@ loss and its gradient by each embedding; then each micro-batch again, with that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from finetune_trainer import heartbeat
 from finetune_trainer.tasks.base import Batch
+from finetune_trainer.training.feeding import MicroBatch
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.state import seed_everything
 
 Embeddings = tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """A part of a step's rows, its number among the step's parts, and the seed of its random numbers."""
-
-    batch: Batch
-    number: int
-    seed: int
 
 
 Surrogate = Callable[[MicroBatch], torch.Tensor]

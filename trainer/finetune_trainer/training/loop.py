@@ -20,9 +20,8 @@ from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.training.best import judge_evaluation
 from finetune_trainer.training.evaluate import StopRequested, evaluate, prefixed
-from finetune_trainer.training.feeding import next_batches
+from finetune_trainer.training.feeding import MicroBatch, next_batches
 from finetune_trainer.training.forgetting import BEFORE, measure
-from finetune_trainer.training.gradients import MicroBatch
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.saving import collect_loss, save
 from finetune_trainer.training.updating import learning_rate, optimize
@@ -139,6 +138,7 @@ def _evaluation_is_due(run: Run) -> bool:
 
 def _validate(run: Run) -> None:
     run.reporter.doing(Activity.EVALUATING)
+    run.feed.settle()
     try:
         with run.average.in_place():
             evaluation = evaluate(run.model, run.task, run.validation, run.world, run.stop)

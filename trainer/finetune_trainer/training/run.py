@@ -20,6 +20,7 @@ from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore
 from finetune_trainer.training.evaluate import Encoded
+from finetune_trainer.training.feeding import Feed
 from finetune_trainer.training.norms import RunningStatistics
 from finetune_trainer.training.state import State
 from finetune_trainer.training.stop import StopFlag
@@ -77,6 +78,7 @@ class Run:
     stop: StopFlag
     state: State
     saves: SavePlan
+    feed: Feed
     log_time: float = field(default_factory=time.monotonic)
     first_step: int = 0
     earlier_seconds: float = 0.0

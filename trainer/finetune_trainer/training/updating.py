@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from finetune_trainer.training.gradients import MicroBatch, accumulate
+from finetune_trainer.training.feeding import MicroBatch
+from finetune_trainer.training.gradients import accumulate
 from finetune_trainer.training.optimizer import scale_gradients, set_learning_rate
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.schedule import learning_rate_factor

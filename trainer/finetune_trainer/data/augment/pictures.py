@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 
 def changed(image: Image.Image, settings: ImageAugment, seed: int) -> Image.Image:
-    """An image of the same size. torchvision draws from torch's generator, which is put back afterwards."""
-    import torch
+    """An image of the same size, by the random numbers of `seed`."""
+    from finetune_trainer.data.augment.drawing import drawing_from
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawing_from(seed):
         for transform in _transforms(settings, image):
             image = transform(image)
     return image
