@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.errors import Preempted, StorageFull, Unavailable
-from finetune_trainer.training.checkpoint import CheckpointStore, Found, Owner, Rejected, claim, expired
+from finetune_trainer.training.checkpoint import BEST, CheckpointStore, Found, Owner, Rejected, claim, expired
 
 OWNER = Owner("uid", 1, 1)
 
@@ -148,9 +148,9 @@ def published_best(folder: Path) -> list[str]:
 def test_the_best_weights_stay_as_long_as_a_checkpoint_may_need_them(tmp_path: Path) -> None:
     """Who resumes from step 10 finds best-8, although best-12 is better; with step 10 it goes."""
     store = a_store(tmp_path, keep_last=1)
-    store.publish_best(8, write, [8])
+    store.publish(8, write, [8], BEST)
     store.publish(10, write, [8])
-    store.publish_best(12, write, [12])
+    store.publish(12, write, [12], BEST)
     assert published_best(tmp_path) == ["best-12", "best-8"]
     store.publish(20, write, [12])
     assert published_best(tmp_path) == ["best-12"]
@@ -161,15 +161,15 @@ def test_the_best_weights_stay_as_long_as_a_checkpoint_may_need_them(tmp_path: P
 def test_best_weights_that_no_checkpoint_knows_go_at_once(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     for step in (4, 8):
-        store.publish_best(step, write, [step])
+        store.publish(step, write, [step], BEST)
     assert published_best(tmp_path) == ["best-8"]
 
 
 def test_best_weights_of_steps_that_will_come_again_are_forgotten(tmp_path: Path) -> None:
     """They were made by an attempt that may have computed otherwise."""
     store = a_store(tmp_path)
-    store.publish_best(8, write, [8])
-    store.publish_best(12, write, [8, 12])
+    store.publish(8, write, [8], BEST)
+    store.publish(12, write, [8, 12], BEST)
     store.forget_after(8)
     assert published_best(tmp_path) == ["best-8"]
     assert store.newest() == Found(None, ())
@@ -177,7 +177,7 @@ def test_best_weights_of_steps_that_will_come_again_are_forgotten(tmp_path: Path
 
 def test_damaged_best_weights_are_not_there(tmp_path: Path) -> None:
     store = a_store(tmp_path)
-    tear(store.publish_best(8, write, [8]))
+    tear(store.publish(8, write, [8], BEST))
     assert store.best(8) is None
 
 

@@ -38,6 +38,7 @@ SNAPSHOT = Snapshot(
     tokens_per_second=3411.4,
     eta_seconds=41.4,
     data_wait_seconds=0.25,
+    checkpoint_stall_seconds=0.75,
     checkpoint_step=30,
     checkpoint_time=NOW - 5,
     checkpoint_uri="/runs/quick/checkpoints/step-30",
@@ -80,6 +81,9 @@ finetune_trainer_tokens_total 25600.0
 # HELP finetune_trainer_data_wait_seconds_total Seconds that rank 0 waited for batches.
 # TYPE finetune_trainer_data_wait_seconds_total counter
 finetune_trainer_data_wait_seconds_total 0.25
+# HELP finetune_trainer_checkpoint_stall_seconds_total Seconds that training stood still for checkpoints.
+# TYPE finetune_trainer_checkpoint_stall_seconds_total counter
+finetune_trainer_checkpoint_stall_seconds_total 0.75
 """
 
 

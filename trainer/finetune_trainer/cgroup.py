@@ -8,6 +8,12 @@ from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+MEMORY = Path("/proc/meminfo")
+MEMORY_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""In each version of the hierarchy: the limit, what is used, and what of that are files, in memory.stat."""
 NO_LIMIT = 1 << 60
 """Version 1 says "none" by a number close to this, or above."""
 
@@ -23,6 +29,20 @@ def memory_limit(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS) -> int | Non
     names = ("memory.max", "memory.limit_in_bytes")
     said = [line for folder in _folders(root, own, "memory") for name in names for line in _lines(folder / name)]
     return min((int(line) for line in said if line.isdecimal() and int(line) < NO_LIMIT), default=None)
+
+
+def available_memory(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUPS, machine: Path = MEMORY) -> int | None:
+    """Bytes that can still be taken: by the machine, and by the limit of every cgroup above us; None if nobody tells.
+
+    What a cgroup holds of files that nobody used lately makes room when it is wanted.
+    """
+    rooms = [int(line.split()[1]) << 10 for line in _lines(machine) if line.startswith("MemAvailable:")]
+    for folder in _folders(root, own, "memory"):
+        for limit, usage, idle in MEMORY_FILES:
+            said, used = _number(folder / limit), _number(folder / usage)
+            if said is not None and said < NO_LIMIT and used is not None:
+                rooms.append(max(0, said - used + _memory_stat(folder, idle)))
+    return min(rooms, default=None)
 
 
 def threads_per_process(processors: int, processes: int) -> int:
@@ -63,6 +83,15 @@ def _quota(folder: Path) -> float | None:
     if quota_lines and period_lines and int(quota_lines[0]) > 0:
         return int(quota_lines[0]) / int(period_lines[0])
     return None
+
+
+def _number(path: Path) -> int | None:
+    lines = _lines(path)
+    return int(lines[0]) if lines and lines[0].isdecimal() else None
+
+
+def _memory_stat(folder: Path, key: str) -> int:
+    return next((int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.split()[0] == key), 0)
 
 
 def _lines(path: Path) -> list[str]:

@@ -34,6 +34,7 @@ from finetune_trainer.training.build import build_run
 from finetune_trainer.training.checkpoint import step_of
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.run import Run
+from finetune_trainer.training.saving import saving
 from finetune_trainer.training.state import read_state
 from finetune_trainer.training.world import World, open_world
 
@@ -95,7 +96,8 @@ def _train_and_finish(
     if config.evaluation.cross_validation is not None and config.fold is None:
         reporter.update(constants=crossval.conclude(run))
     run.stop.install()
-    train(run)
+    with saving(run):
+        train(run)
     return finish(run, method)
 
 

@@ -50,6 +50,10 @@ class MetricsPage(Collector):
             "samples": ("Rows trained on, over all processes.", now.samples),
             "tokens": ("Tokens trained on, over all processes.", now.tokens),
             "data_wait_seconds": ("Seconds that rank 0 waited for batches.", now.data_wait_seconds),
+            "checkpoint_stall_seconds": (
+                "Seconds that training stood still for checkpoints.",
+                now.checkpoint_stall_seconds,
+            ),
         }
         for name, (text, value) in gauges.items():
             if value is not None:

@@ -49,6 +49,7 @@ class Snapshot:
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     data_wait_seconds: float = 0.0
+    checkpoint_stall_seconds: float = 0.0
     checkpoint_step: int | None = None
     checkpoint_time: float | None = None
     checkpoint_uri: str | None = None

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from finetune_trainer.training.run import Run
-from finetune_trainer.training.selection import Standing, goal_of, value_of
-from finetune_trainer.training.state import read_weights, trained_tensors, write_weights
+from finetune_trainer.training.saving import best_steps, save_best
+from finetune_trainer.training.selection import Standing, goal_of, standing_of, value_of
+from finetune_trainer.training.state import read_weights
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +21,11 @@ def judge_evaluation(run: Run, metrics: Mapping[str, float] | None) -> None:
     Only the main process has metrics; all end with the same standing. Raises ConfigError where the rows do not define
     what decides.
     """
-    standing = _standing(run)
+    state, stopping = run.state, run.config.evaluation.early_stopping
+    standing = standing_of(state.standing)
     if metrics is not None:
         standing = _with(run, standing, metrics)
     standing = run.world.broadcast(standing)
-    state, stopping = run.state, run.config.evaluation.early_stopping
     state.standing = asdict(standing)
     state.best = dict(standing.best) if standing.best is not None else None
     state.stopped_early = standing.is_enough(stopping) and state.step < run.choices.total_steps
@@ -32,29 +33,18 @@ def judge_evaluation(run: Run, metrics: Mapping[str, float] | None) -> None:
         message = "stopped at step %d of %d: %d evaluations were not better than %s %.4g at step %d"
         best = (state.best["metric"], state.best["value"], state.best["step"])
         log.info(message, state.step, run.choices.total_steps, standing.stale, *best)
+    if state.step in best_steps(run):
+        save_best(run)
 
 
 def _with(run: Run, standing: Standing, metrics: Mapping[str, float]) -> Standing:
-    """The standing with this evaluation, and its weights kept if they are among the best."""
-    config, step = run.config, run.state.step
+    """The standing with this evaluation."""
+    config = run.config
     goal, keep = goal_of(config, run.task.goal), config.checkpoint.keep_best
     value = value_of(metrics, goal, config)
     if value is None:
         return standing
-    standing = standing.after(step, value, goal, keep, config.evaluation.early_stopping)
-    if keep and step in standing.steps:
-        run.store.publish_best(step, lambda folder: write_weights(folder, trained_tensors(run.model)), standing.steps)
-    return standing
-
-
-def best_steps(run: Run) -> list[int]:
-    """Steps of the evaluations whose weights are to stay."""
-    return _standing(run).steps if run.config.checkpoint.keep_best else []
-
-
-def _standing(run: Run) -> Standing:
-    state = run.state.standing
-    return Standing(tuple(state["ranking"]), state["stale"]) if state else Standing()
+    return standing.after(run.state.step, value, goal, keep, config.evaluation.early_stopping)
 
 
 def restore_best(run: Run) -> None:

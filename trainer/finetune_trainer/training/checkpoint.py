@@ -3,28 +3,40 @@
 A checkpoint is a folder `step-N` with a manifest of sizes and hashes. It is written under another name, synced, and
 renamed. Beside them lie the weights of the best evaluations in folders `best-N`, made in the same way: they stay as
 long as a checkpoint that is kept was written when they were among the best, so that whoever resumes from it finds them.
-This module knows nothing of what is in one.
+This module knows nothing of what is in one, nor in which thread it works.
+
+Where several processes have a part each, all write into the folder that the main process makes; each leaves a mark when
+its part is there, and the main process seals the whole once it has seen them all. They speak through the folder alone:
+whoever writes beside a loop may not take part in what the loops do together.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from finetune_api.run import JobIdentity
-from finetune_trainer import heartbeat
 from finetune_trainer.errors import Preempted, Unavailable
 from finetune_trainer.files import files_below, read_json, remove, sha256_of, sync, write_json
 from finetune_trainer.storage import writing
 
+Write = Callable[[Path], None]
+"""Puts files into the folder that it is given."""
 FENCE = "FENCE"
 MANIFEST = "manifest.json"
 PREFIX = "step-"
 BEST = "best-"
 TEMPORARY = ".tmp-"
+DONE, FAILED = "done", "failed"
+"""How the mark ends by which a process says that its part is there, or will never be."""
+LOOK_EVERY = 0.05
+PEER_SECONDS = 5.0
+"""How long the parts of others are waited for once the run is to end with an error."""
 MORE_ROOM = "enlarge the volume, or lower spec.checkpoint.keepLast and keepBest"
 
 
@@ -82,25 +94,73 @@ def claim(folder: Path, owner: Owner) -> None:
 
 
 class CheckpointStore:
-    """The checkpoints of one run in one folder, written by one attempt at a time."""
+    """The checkpoints of one run in one folder, written by one attempt at a time.
+
+    `mark` tells the folders of this attempt's processes, the same in all of them, from those of another one.
+    """
 
     def __init__(self, folder: Path, owner: Owner, fingerprint: str, keep_last: int) -> None:
         self.folder = folder
         self.owner = owner
         self.fingerprint = fingerprint
         self.keep_last = keep_last
+        self.mark = str(os.getpid())
+        self._given_up = threading.Event()
+        self._signs = 0
 
-    def publish(self, step: int, write: Callable[[Path], None], best: Sequence[int] = ()) -> Path:
+    def publish(self, step: int, write: Write, best: Sequence[int] = (), prefix: str = PREFIX, peers: int = 0) -> Path:
         """Save what `write` puts into the folder it is given as `step-N`, unless that is there and whole.
 
-        `best` are the steps whose evaluations were the best until now. Raises Preempted if a later attempt has claimed
-        the store, Unavailable if it cannot be written, StorageFull if it is full.
+        With the prefix BEST it holds the weights of an evaluation. `best` are the steps whose evaluations were the best
+        until now, `peers` how many other processes contribute. Raises Preempted if a later attempt has claimed the
+        store, Unavailable if it cannot be written, StorageFull if it is full.
         """
-        return self._publish(f"{PREFIX}{step}", step, write, best)
+        final, temporary = self.folder / f"{prefix}{step}", self._temporary(prefix, step)
+        with _store_errors(self.folder, self.owner):
+            if not peers and final.exists() and self._flaw(final) is None:
+                return final
+            self._write(temporary, step, write, best, peers)
+            if (current := _read_fence(self.folder)) != self.owner:
+                remove(temporary)
+                raise _superseded(current)
+            remove(final)
+            temporary.rename(final)
+            sync(self.folder)
+            for old in expired(map(step_of, self._all()), self.keep_last):
+                remove(self.folder / f"{PREFIX}{old}")
+            self._remove_worse(best)
+        return final
 
-    def publish_best(self, step: int, write: Callable[[Path], None], best: Sequence[int]) -> Path:
-        """The same for the weights of an evaluation, `best-N`, which is now one of those that are the `best`."""
-        return self._publish(f"{BEST}{step}", step, write, best)
+    def contribute(self, step: int, rank: int, write: Write, prefix: str = PREFIX) -> Path:
+        """The part of process `rank` in what the main process publishes meanwhile.
+
+        Raises as `publish` does, and Unavailable if the main process does not come to publish it.
+        """
+        temporary = self._temporary(prefix, step)
+        with _store_errors(self.folder, self.owner):
+            while not temporary.is_dir():
+                if self._given_up.wait(LOOK_EVERY):
+                    raise _part_lost("the main process did not begin the checkpoint")
+            try:
+                self._write_part(temporary, rank, write)
+            except Exception as error:
+                if not temporary.is_dir():
+                    raise _part_lost("the main process gave the checkpoint up") from error
+                with suppress(OSError):
+                    (temporary / f"rank-{rank}.{FAILED}").touch()
+                raise
+        return self.folder / f"{prefix}{step}"
+
+    def progress(self) -> object:
+        """What changes as long as something is being written or hashed: a sign of work."""
+        size = 0
+        with suppress(OSError):  # what is written just now may get another name
+            size = sum(path.stat().st_size for path in self.folder.glob(f"{TEMPORARY}*/**/*"))
+        return self._signs, size
+
+    def give_up(self) -> None:
+        """Peers may be gone: their parts are not waited for any longer than it takes to write them."""
+        self._given_up.set()
 
     def best(self, step: int) -> Path | None:
         """The whole weights of the evaluation at `step`."""
@@ -113,33 +173,41 @@ class CheckpointStore:
             if step_of(path) > step:
                 remove(path)
 
-    def _publish(self, name: str, step: int, write: Callable[[Path], None], best: Sequence[int]) -> Path:
-        final = self.folder / name
-        temporary = self.folder / f"{TEMPORARY}{final.name}-{os.getpid()}"
-        with _store_errors(self.folder, self.owner):
-            if final.exists() and self._flaw(final) is None:
-                return final
-            self._write(temporary, step, write, best)
-            if (current := _read_fence(self.folder)) != self.owner:
-                remove(temporary)
-                raise _superseded(current)
-            remove(final)
-            temporary.rename(final)
-            sync(self.folder)
-            for old in expired(map(step_of, self._all()), self.keep_last):
-                remove(self.folder / f"{PREFIX}{old}")
-            self._remove_worse(best)
-        return final
+    def _temporary(self, prefix: str, step: int) -> Path:
+        return self.folder / f"{TEMPORARY}{prefix}{step}-{self.mark}"
 
-    def _write(self, temporary: Path, step: int, write: Callable[[Path], None], best: Sequence[int]) -> None:
+    def _write(self, temporary: Path, step: int, write: Write, best: Sequence[int], peers: int) -> None:
         """A whole checkpoint, or nothing: what is left of one would take the room that others need."""
         temporary.mkdir()
         try:
             write(temporary)
+            self._await_parts(temporary, peers)
             self._seal(temporary, step, best)
         except Exception:
             remove(temporary)
             raise
+
+    def _await_parts(self, temporary: Path, peers: int) -> None:
+        """Until every other process has left its mark; the marks go. Raises Unavailable if one failed or is gone."""
+        until = float("inf")
+        while True:
+            marks = list(temporary.glob("rank-*.*"))
+            if any(mark.name.endswith(FAILED) for mark in marks) or time.monotonic() > until:
+                raise _part_lost("another process could not write its part of the checkpoint")
+            if len(marks) == peers:
+                break
+            if self._given_up.is_set():
+                until = min(until, time.monotonic() + PEER_SECONDS)
+            time.sleep(LOOK_EVERY)
+        for mark in marks:
+            mark.unlink()
+
+    def _write_part(self, temporary: Path, rank: int, write: Write) -> None:
+        write(temporary)
+        for path in files_below(temporary):
+            with suppress(FileNotFoundError):  # one of another process, which had another name for a while
+                sync(path)
+        (temporary / f"rank-{rank}.{DONE}").touch()
 
     def _remove_worse(self, best: Iterable[int]) -> None:
         """Remove the weights of evaluations that neither the run nor one of its checkpoints counts to the best."""
@@ -172,9 +240,8 @@ class CheckpointStore:
         """Sync every file and write the manifest over them, last."""
         files = {}
         for path in files_below(folder):
-            heartbeat.beat()
             sync(path)
-            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": self._hash_of(path)}
         manifest = {"step": step, "fingerprint": self.fingerprint, "best": list(best), "files": files}
         write_json(folder / MANIFEST, manifest)
         sync(folder)
@@ -190,9 +257,15 @@ class CheckpointStore:
             path = folder / name
             if not path.is_file() or path.stat().st_size != known["bytes"]:
                 return f"{name} is not whole"
-            if sha256_of(path) != known["sha256"]:
+            if self._hash_of(path) != known["sha256"]:
                 return f"{name} is not what was written"
         return None
+
+    def _hash_of(self, path: Path) -> str:
+        return sha256_of(path, self._sign)
+
+    def _sign(self) -> None:
+        self._signs += 1
 
 
 def _read_fence(folder: Path) -> Owner | None:
@@ -203,6 +276,11 @@ def _read_fence(folder: Path) -> Owner | None:
 def _superseded(by: Owner | None) -> Preempted:
     who = f"run {by.run}, attempt {by.attempt}" if by else "someone who removed the fence"
     return Preempted("Superseded", f"the checkpoints now belong to {who}; this attempt publishes nothing more")
+
+
+def _part_lost(why: str) -> Unavailable:
+    """Never the cause: that is told by the process which has it, and `verdict` looks for another reason than this."""
+    return Unavailable("PeerLost", why, "see how the other processes ended")
 
 
 @contextmanager

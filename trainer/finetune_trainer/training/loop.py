@@ -23,7 +23,7 @@ from finetune_trainer.training.evaluate import StopRequested, evaluate, prefixed
 from finetune_trainer.training.feeding import MicroBatch, next_batches
 from finetune_trainer.training.forgetting import BEFORE, measure
 from finetune_trainer.training.run import Run
-from finetune_trainer.training.saving import collect_loss, save
+from finetune_trainer.training.saving import collect_loss, save, save_last, settle
 from finetune_trainer.training.updating import learning_rate, optimize
 
 
@@ -45,6 +45,7 @@ def train(run: Run) -> None:
     while True:
         if _evaluation_is_due(run):
             _validate(run)
+        settle(run)
         if run.state.stopped_early or run.state.step == run.choices.total_steps:
             break
         parts = next_batches(run)
@@ -59,7 +60,7 @@ def train(run: Run) -> None:
             _log(run, norm)
     if run.state.stopped_early:
         run.reporter.update(stopped_early=True, eta_seconds=0.0)
-    save(run)
+    save_last(run)
 
 
 def _measure_before(run: Run) -> None:
@@ -158,7 +159,7 @@ def save_and_leave(run: Run) -> NoReturn:
     """Save what there is, and end this attempt. Raises Preempted."""
     if run.state.step == 0:
         raise Preempted("Preempted", "asked to stop before the first step", "run it again to start")
-    save(run)
+    save_last(run)
     leave(run)
 
 

@@ -26,6 +26,7 @@ from finetune_trainer.training.state import State
 from finetune_trainer.training.stop import StopFlag
 from finetune_trainer.training.unfreezing import Unfreezing
 from finetune_trainer.training.world import World
+from finetune_trainer.training.writer import Writer
 
 Drawn = tuple[int, int]
 """A training row and the seed of its random numbers."""
@@ -86,6 +87,7 @@ class Run:
     data_wait: float = 0.0
     meter: Meter = field(default_factory=lambda: Meter({}))
     earlier_energy: dict[str, float] | None = None
+    writer: Writer = field(default_factory=Writer)
 
     def __post_init__(self) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.world.device)

@@ -49,6 +49,11 @@ class Standing:
         return stopping is not None and self.stale >= stopping.patience
 
 
+def standing_of(state: Mapping[str, Any]) -> Standing:
+    """The standing that `asdict` made a mapping of; the first one if that is empty."""
+    return Standing(tuple(state["ranking"]), state["stale"]) if state else Standing()
+
+
 def _gain(value: float, best: float, goal: Goal) -> float:
     return (value - best) * goal.better.value
 
