@@ -52,19 +52,12 @@ def built(run: ARun) -> Run:
 def take_steps(run: Run, count: int) -> None:
     """Optimizer steps as the loop takes them."""
     from finetune_trainer.training.feeding import next_batches
-    from finetune_trainer.training.gradients import accumulate
     from finetune_trainer.training.loop import agree
-    from finetune_trainer.training.optimizer import scale_gradients, set_learning_rate
-    from finetune_trainer.training.updating import learning_rate
+    from finetune_trainer.training.updating import optimize
 
     for _ in range(count):
         parts = next_batches(run)
-        loss_count = agree(run, parts).count
-        accumulate(run, parts)
-        scale_gradients(run.parameters, 1 / loss_count)
-        set_learning_rate(run.optimizer, learning_rate(run))
-        run.optimizer.step()
-        run.optimizer.zero_grad()
+        optimize(run, parts, agree(run, parts).count)
         run.state.step += 1
 
 

@@ -73,7 +73,6 @@ def _gradients(config: RunConfig, world: object) -> Tensors:
     from finetune_trainer.training.feeding import next_batches
     from finetune_trainer.training.gradients import accumulate
     from finetune_trainer.training.loop import agree
-    from finetune_trainer.training.optimizer import scale_gradients
     from finetune_trainer.training.world import World
 
     assert isinstance(world, World)
@@ -82,7 +81,7 @@ def _gradients(config: RunConfig, world: object) -> Tensors:
     parts = next_batches(run)
     count = agree(run, parts).count
     accumulate(run, parts)
-    scale_gradients(run.parameters, run.world.size / count)
-    gradients = {name: item.grad for name, item in run.model.named_parameters() if item.grad is not None}
+    factor = run.world.size / count
+    gradients = {name: item.grad * factor for name, item in run.model.named_parameters() if item.grad is not None}
     averages = {name: item for name, item in run.model.named_buffers() if item.is_floating_point()}
     return gradients | averages

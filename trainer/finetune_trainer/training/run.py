@@ -11,6 +11,7 @@ from torch import nn
 
 from finetune_api.policy import CheckpointPolicy
 from finetune_api.run import RunConfig
+from finetune_api.training import Precision
 from finetune_trainer.data.examples import sizes_of
 from finetune_trainer.data.sampler import Sampler, micro_batches, row_seed
 from finetune_trainer.energy import Meter
@@ -19,6 +20,7 @@ from finetune_trainer.report.reporter import Reporter
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore
+from finetune_trainer.training.embedding import tables_of
 from finetune_trainer.training.evaluate import Encoded
 from finetune_trainer.training.feeding import Feed
 from finetune_trainer.training.norms import RunningStatistics
@@ -93,6 +95,10 @@ class Run:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
         self.sizes = sizes_of(self.task, self.train.examples)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        # Gradients that are shared with other processes have to come by autograd.
+        alone = self.world.device.type == "cpu" and self.replica is self.model
+        self.tables = tables_of(self.model) if alone else []
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.choices.precision == Precision.FP16)
 
     def cut(self, step: int) -> list[list[Drawn]]:
         """The rows of the step that follows `step` done ones, in micro-batches."""
