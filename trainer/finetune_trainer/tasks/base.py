@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from finetune_trainer.tasks.writing import TokenLoss
     from finetune_trainer.training.world import World
 
 Rows = Mapping[Side, Sequence[Row]]
@@ -215,6 +216,11 @@ class TaskKind(ABC):
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         """The loss summed over the batch, in 32 bits; to be divided by the counts of all batches."""
         raise NotImplementedError
+
+    @property
+    def token_loss(self) -> TokenLoss | None:
+        """How the loss counts the tokens that the model should say, at `places` of its rows; None where it says none."""
+        return None
 
     def embed(self, outputs: Any) -> tuple[torch.Tensor, ...]:
         """With `whole_batch`: what of each row is compared with all others, tensors of shape (rows, …)."""

@@ -141,15 +141,16 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
             return int(self.tokenizer.mask_token_id)
         return other if fate < REPLACED else token
 
+    @property
+    def token_loss(self) -> writing.TokenLoss:
+        return writing.TokenLoss()
+
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         return writing.loss(outputs, batch, label_smoothing=0.0)
 
     def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[list[Guess]]:  # noqa: ARG002
-        from torch.nn import functional
-
-        logits, tokens = writing.logits_of(outputs, batch), batch.targets["labels"]
-        surprises = functional.cross_entropy(logits, tokens, reduction="none")
-        guesses = map(Guess, chain.from_iterable(batch.notes), logits.argmax(-1).tolist(), surprises.tolist())
+        best, surprises = writing.likeliest(outputs, batch).tolist(), writing.surprises(outputs, batch).tolist()
+        guesses = map(Guess, chain.from_iterable(batch.notes), best, surprises)
         return [list(islice(guesses, len(hidden))) for hidden in batch.notes]
 
     def judge(self, rows: Sequence[Row], predictions: Sequence[list[Guess]], baseline: Sequence[Row] | None) -> Report:

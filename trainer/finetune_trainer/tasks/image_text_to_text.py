@@ -167,6 +167,10 @@ processor.decode(tokens, skip_special_tokens=True)"""
             longer["attention_mask"][row, length : length + len(tokens)] = 1
         return inputs | longer
 
+    @property
+    def token_loss(self) -> writing.TokenLoss:
+        return writing.TokenLoss(self.training.label_smoothing)
+
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         return writing.loss(outputs, batch, self.training.label_smoothing)
 

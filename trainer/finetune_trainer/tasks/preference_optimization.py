@@ -111,9 +111,11 @@ write("A prompt", do_sample=False)"""
         """Of both answers of each example."""
         import torch
 
+        from finetune_trainer.training.chunked_loss import outputs_of
+
         with torch.no_grad():
             batch = self.collate(examples).to(next(model.parameters()).device)
-            both = _log_likelihoods(model(**batch.inputs), batch).cpu().chunk(2)
+            both = _log_likelihoods(outputs_of(model, batch), batch).cpu().chunk(2)
         return list(zip(*(half.tolist() for half in both), strict=True))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -130,6 +132,10 @@ write("A prompt", do_sample=False)"""
             known = [example["reference"][place] for place in range(len(ANSWERS)) for example in examples]
             targets["reference"] = torch.tensor(known)
         return Batch(inputs, targets, len(examples), sum(map(len, sequences)), [len(ids) for ids in said])
+
+    @property
+    def token_loss(self) -> writing.TokenLoss:
+        return writing.TokenLoss(summed=False)
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         from torch.nn import functional
@@ -176,10 +182,9 @@ write("A prompt", do_sample=False)"""
 def _log_likelihoods(outputs: Any, batch: Batch) -> torch.Tensor:
     """Of each answer, (2 * pairs,): the chosen, then the rejected."""
     import torch
-    from torch.nn import functional
 
-    nll = functional.cross_entropy(writing.logits_of(outputs, batch), batch.targets["labels"], reduction="none")
-    return -torch.stack([part.sum() for part in torch.split(nll, batch.notes)])
+    nll = torch.split(writing.surprises(outputs, batch), batch.notes)
+    return -torch.stack([part.sum() for part in nll])
 
 
 def _error(row: Row, found: Rewards) -> dict[str, Any]:

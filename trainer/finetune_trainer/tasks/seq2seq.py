@@ -113,6 +113,10 @@ class SequenceToSequence(TaskKind):
         pad: int = self.tokenizer.pad_token_id
         return pad
 
+    @property
+    def token_loss(self) -> writing.TokenLoss:
+        return writing.TokenLoss(self.training.label_smoothing)
+
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         return writing.loss(outputs, batch, self.training.label_smoothing)
 

@@ -13,7 +13,7 @@ from finetune_trainer.data.examples import Changed
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.split import Side
 from finetune_trainer.model_folder import ModelFolder
-from finetune_trainer.tasks import pretrained, texts
+from finetune_trainer.tasks import pretrained, texts, writing
 from finetune_trainer.tasks.automatic_speech_recognition import AutomaticSpeechRecognition
 from finetune_trainer.tasks.base import Batch, Example, Examples
 from finetune_trainer.tasks.sounds import Sounds
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from finetune_trainer.training.world import World
 
 log = logging.getLogger(__name__)
-IGNORED = -100
 TRANSCRIBE = "transcribe"
 LISTENED = 16
 """Clips that the language is told by."""
@@ -121,32 +120,30 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
         inputs = self.sounds.collate(examples, masked=True)
         if "tokens" not in examples[0]:
             return Batch(inputs, {}, 0, len(examples))
-        written, targets = self._shifted(examples)
-        count = int((targets != IGNORED).sum())
-        return Batch(inputs | written, {"labels": targets}, count, sum(self.size(example) for example in examples))
+        written, said = self._shifted(examples)
+        targets = writing.aims(said, [range(len(tokens)) for tokens in said], written["decoder_input_ids"].shape[1])
+        count = len(targets["labels"])
+        return Batch(inputs | written, targets, count, sum(self.size(example) for example in examples))
 
-    def _shifted(self, examples: Sequence[Example]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """What the decoder reads, with its mask, and the token that it is to say after each: (rows, longest)."""
+    def _shifted(self, examples: Sequence[Example]) -> tuple[dict[str, torch.Tensor], list[list[int]]]:
+        """What the decoder reads, with its mask, (rows, longest), and the tokens that it is to say after each."""
         import torch
 
         shape = len(examples), max(self.size(example) for example in examples)
         read = torch.full(shape, int(self.tokenizer.pad_token_id))
-        mask, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORED)
+        mask, said = torch.zeros(shape, dtype=torch.long), []
         for row, example in enumerate(examples):
-            tokens, length = torch.tensor(example["tokens"]), self.size(example)
-            read[row, :length], mask[row, :length] = tokens[:-1], 1
-            if example["learned"]:
-                targets[row, :length] = tokens[1:]
-        return {"decoder_input_ids": read, "decoder_attention_mask": mask}, targets
+            length = self.size(example)
+            read[row, :length], mask[row, :length] = torch.tensor(example["tokens"][:-1]), 1
+            said.append(example["tokens"][1:] if example["learned"] else [])
+        return {"decoder_input_ids": read, "decoder_attention_mask": mask}, said
+
+    @property
+    def token_loss(self) -> writing.TokenLoss:
+        return writing.TokenLoss(self.training.label_smoothing)
 
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
-        from torch.nn import functional
-
-        scores, smoothing = outputs.logits.float().flatten(0, 1), self.training.label_smoothing
-        labels = batch.targets["labels"].flatten()
-        return functional.cross_entropy(
-            scores, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
-        )
+        return writing.loss(outputs, batch, self.training.label_smoothing)
 
     def predict(self, model: nn.Module, batch: Batch, outputs: Any) -> list[Any]:  # noqa: ARG002
         heard = {name: value for name, value in batch.inputs.items() if not name.startswith("decoder_")}

@@ -90,6 +90,10 @@ write("A text to go on with", do_sample=False)"""
         targets = writing.aims(said, [places - 1 for places in learned], inputs["input_ids"].shape[1])
         return Batch(inputs, targets, sum(counts), sum(map(len, ids)), counts)
 
+    @property
+    def token_loss(self) -> writing.TokenLoss:
+        return writing.TokenLoss(self.training.label_smoothing)
+
     def loss(self, outputs: Any, batch: Batch) -> torch.Tensor:
         return writing.loss(outputs, batch, self.training.label_smoothing)
 

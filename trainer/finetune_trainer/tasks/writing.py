@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class TokenLoss:
+    """How a task counts the tokens that its model should say: cross-entropy with this label smoothing, summed; or of
+    each token, where the task weighs them.
+    """
+
+    smoothing: float = 0.0
+    summed: bool = True
+
+
+@dataclass(frozen=True)
 class Score:
     """How a model takes what it should say: the summed negative log-likelihood in nats, of how many tokens, and how
     many of them were the likeliest; `likeliest` has those that were, each after the right ones before it.
@@ -55,20 +65,44 @@ def loss(outputs: Any, batch: Batch, label_smoothing: float) -> torch.Tensor:
     """Cross-entropy summed over the tokens to say."""
     from torch.nn import functional
 
+    from finetune_trainer.training.chunked_loss import Said
+
+    if isinstance(outputs, Said):
+        assert outputs.loss is not None
+        return outputs.loss
     return functional.cross_entropy(
         logits_of(outputs, batch), batch.targets["labels"], reduction="sum", label_smoothing=label_smoothing
     )
 
 
+def surprises(outputs: Any, batch: Batch) -> torch.Tensor:
+    """Negative log-likelihood in nats of each token to say, (tokens,)."""
+    from torch.nn import functional
+
+    from finetune_trainer.training.chunked_loss import Said
+
+    if isinstance(outputs, Said):
+        assert outputs.nll is not None
+        return outputs.nll
+    return functional.cross_entropy(logits_of(outputs, batch), batch.targets["labels"], reduction="none")
+
+
+def likeliest(outputs: Any, batch: Batch) -> torch.Tensor:
+    """The token with the highest score in the place of each token to say, (tokens,)."""
+    from finetune_trainer.training.chunked_loss import Said
+
+    if isinstance(outputs, Said):
+        assert outputs.likeliest is not None
+        return outputs.likeliest
+    return logits_of(outputs, batch).argmax(-1)
+
+
 def scores(outputs: Any, batch: Batch, counts: Sequence[int]) -> list[Score]:
     """Each row's score; `counts` has the tokens that each has to say."""
     import torch
-    from torch.nn import functional
 
-    logits, labels, lengths = logits_of(outputs, batch), batch.targets["labels"], list(counts)
-    nll = functional.cross_entropy(logits, labels, reduction="none").double().cpu()
-    likeliest = logits.argmax(-1)
-    correct, said = (likeliest == labels).cpu(), likeliest.int().cpu()
+    lengths, nll, best = list(counts), surprises(outputs, batch).double().cpu(), likeliest(outputs, batch)
+    correct, said = (best == batch.targets["labels"]).cpu(), best.int().cpu()
     rows = zip(*(torch.split(values, lengths) for values in (nll, correct, said)), lengths, strict=True)
     return [Score(float(one.sum()), count, int(hits.sum()), own.numpy().copy()) for one, hits, own, count in rows]
 

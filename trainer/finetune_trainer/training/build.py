@@ -37,6 +37,7 @@ from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Examples, TaskKind
 from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore, owner_of
+from finetune_trainer.training.chunked_loss import aim
 from finetune_trainer.training.evaluate import Encoded, fixed_draws
 from finetune_trainer.training.features import keep_features
 from finetune_trainer.training.feeding import Feed, workers_of
@@ -76,6 +77,7 @@ def build_run(
     model, new = task.load_model()
     heartbeat.beat()
     module = method.prepare(model, new)
+    aim(module, task.token_loss)
     norms = RunningStatistics(module)
     _check_groups(norms, sampler)
     choices = _choose(config, facts, world, sampler, norms, threads, module)

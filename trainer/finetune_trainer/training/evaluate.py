@@ -14,6 +14,7 @@ from finetune_trainer.data.examples import Changed, sizes_of
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sampler import micro_batches, row_seed
 from finetune_trainer.tasks.base import Example, Report, TaskKind
+from finetune_trainer.training.chunked_loss import outputs_of
 from finetune_trainer.training.stop import StopFlag
 from finetune_trainer.training.world import World
 
@@ -87,7 +88,7 @@ def _add(
     part: _Part, model: nn.Module, task: TaskKind, data: Encoded, indices: Sequence[int], device: torch.device
 ) -> None:
     batch = task.collate([data.examples[index] for index in indices]).to(device)
-    outputs = model(**batch.inputs)
+    outputs = outputs_of(model, batch)
     if not task.whole_batch:
         part.loss += task.loss(outputs, batch).item()
         part.count += batch.count

@@ -13,6 +13,7 @@ import torch
 
 from finetune_trainer import heartbeat
 from finetune_trainer.tasks.base import Batch
+from finetune_trainer.training.chunked_loss import outputs_of
 from finetune_trainer.training.feeding import MicroBatch
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.state import seed_everything
@@ -45,7 +46,7 @@ def _take_part(run: Run) -> None:
     """
     batch = run.task.collate([run.train.drawn(0, seed=0)]).to(run.world.device)
     run.replica.eval()
-    outputs = run.replica(**batch.inputs)
+    outputs = outputs_of(run.replica, batch)
     values = run.task.embed(outputs) if run.task.whole_batch else (run.task.loss(outputs, batch),)
     nothing = sum((value.sum() for value in values), torch.zeros((), device=run.world.device)) * 0.0
     _share(run, nothing + _dot(run.task.shared_parameters(run.model), None))
@@ -84,7 +85,7 @@ def _contrasted(run: Run, parts: Sequence[MicroBatch]) -> Surrogate:
 
 def _outputs(run: Run, model: torch.nn.Module, part: MicroBatch, batch: Batch) -> object:
     seed_everything(part.seed)
-    outputs: object = model(**batch.inputs)
+    outputs: object = outputs_of(model, batch)
     heartbeat.beat()
     run.norms.group_done(part.number)
     return outputs
