@@ -1,8 +1,11 @@
-"""The `finetune` command: `check` a manifest, `run` it on this machine, `predict` with what it left, `report` on it."""
+"""The `finetune` command: `check` a manifest, `plan` it, `run` it here, `predict` with what it left, `report` on it."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -13,6 +16,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.manifest import InvalidManifest, Problem, parse_job, read_yaml
 from finetune_api.progress import ExitCode
 from finetune_cli import local, profile, reports, runner, screen
+from finetune_cli import plan as planned
 from finetune_cli.overrides import apply_overrides
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -22,6 +26,11 @@ errors = Console(stderr=True, highlight=False)
 ManifestFile = Annotated[Path, typer.Argument(help="A FineTuneJob manifest.")]
 Volumes = Annotated[list[str], typer.Option(help="Folder of a claim: claim=DIR.")]
 Assignments = Annotated[list[str], typer.Option("--set", help="Change one field: spec.training.learningRate=1e-4.")]
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
 
 
 @app.command()
@@ -49,6 +58,40 @@ def _check_data(job: FineTuneJob, file: Path, volume: list[str]) -> int:
     if found is not None:
         profile.show(console, found)
     return code
+
+
+@app.command()
+def plan(
+    file: ManifestFile,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Processes on this machine instead of the manifest's.")
+    ] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="What each GPU has, in GiB.")] = None,
+    output: Annotated[Format, typer.Option(help="text, or json for programs.")] = Format.TEXT,
+    assignments: Assignments = [],  # noqa: B006
+    volume: Volumes = [],  # noqa: B006
+) -> None:
+    """Tell what a run will need before it starts: memory, disk, steps; ends with 71 or 137 if it does not fit."""
+    job = _read(file, assignments)
+    try:
+        volumes = local.volume_folders(job.spec, volume, Path.cwd())
+        config = local.run_config(
+            job, Path("runs", job.metadata.name).absolute(), file.parent.absolute(), volumes, processes
+        )
+    except InvalidManifest as invalid:
+        _refuse(invalid)
+    if processes is None:
+        config = config.model_copy(update={"resources": job.spec.resources})
+    code, found = runner.plan(config, gpu_memory)
+    if found is None:
+        raise typer.Exit(code)
+    if output is Format.JSON:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        command = ["finetune", "run", str(file), *(f"--set={assignment}" for assignment in assignments)]
+        planned.show(console, found, shlex.join(command))
+    if not found["fits"]:
+        raise typer.Exit(ExitCode.KILLED if found["node"]["device"] is None else ExitCode.OUT_OF_MEMORY)
 
 
 @app.command()

@@ -86,10 +86,20 @@ def run_prediction(run: Path, file: str | None, values: list[str], output: Path 
 
 def check_data(config: RunConfig) -> tuple[int, dict[str, Any] | None]:
     """Lets the trainer read the rows of a run that is not begun; its exit code, and what it tells of them."""
+    return _told("finetune_trainer.check", config, [])
+
+
+def plan(config: RunConfig, gpu_memory: float | None) -> tuple[int, dict[str, Any] | None]:
+    """Lets the trainer estimate what a run needs that is not begun; its exit code, and the plan."""
+    return _told("finetune_trainer.planning", config, [f"--gpu-memory={gpu_memory}"] if gpu_memory else [])
+
+
+def _told(module: str, config: RunConfig, options: list[str]) -> tuple[int, dict[str, Any] | None]:
+    """What a module of the trainer prints about a run: its exit code, and its JSON document if that is 0."""
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         file.write(config.model_dump_json(by_alias=True, exclude_none=True))
         file.flush()
-        command = [sys.executable, "-m", "finetune_trainer.check", file.name]
+        command = [sys.executable, "-m", module, file.name, *options]
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
     return ended.returncode, json.loads(ended.stdout) if ended.returncode == 0 else None
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from finetune_trainer.data.hub import download_model
+from finetune_trainer.data.hub import download_model, download_small_files
 from finetune_trainer.data.uri import Places, is_hub, local_path
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.files import read_json
@@ -83,10 +83,18 @@ class ModelFolder:
         return cls(**{**value, "path": Path(value["path"]), "encoders": encoders})
 
 
-def find_folder(uri: str, revision: str | None, place: str, needs: Needs, places: Places) -> ModelFolder:
-    """The model that the field `place` names, downloaded if need be. Raises ConfigError if `needs` cannot use it."""
+def find_folder(
+    uri: str, revision: str | None, place: str, needs: Needs, places: Places, weights: bool = True
+) -> ModelFolder:
+    """The model that the field `place` names, downloaded if need be. Raises ConfigError if `needs` cannot use it.
+
+    Without `weights` the model's small files are enough, and nothing else is downloaded.
+    """
     if not is_hub(uri):
-        return read_folder(local_path(uri, places, place), f"{place}: {uri}", needs)
+        return read_folder(local_path(uri, places, place), f"{place}: {uri}", needs, weights)
+    if not weights:
+        folder = download_small_files(uri, revision, place)
+        return read_folder(folder, f"{place}: {uri}", needs, weights=False, revision=folder.name)
 
     def check(folder: Path) -> None:
         read_folder(folder, f"{place}: {uri}", needs, weights=False)

@@ -30,6 +30,7 @@ from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.augments import check_augment
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.training.forgetting import check_forgetting
+from finetune_trainer.training.padding import check_padding
 from finetune_trainer.training.selection import check_goal
 
 MODEL_FIELD = "spec.model.uri"
@@ -58,15 +59,18 @@ def is_finished(folder: Path) -> bool:
     return value is not None and Outcome.model_validate(value).is_finished
 
 
-def find_model(config: RunConfig, task: type[TaskKind]) -> ModelFolder:
-    """The model, or the encoders, that the run starts from. Raises ConfigError if the task cannot use them."""
+def find_model(config: RunConfig, task: type[TaskKind], weights: bool = True) -> ModelFolder:
+    """The model, or the encoders, that the run starts from; without `weights` only what says how large it is.
+
+    Raises ConfigError if the task cannot use them.
+    """
     places, needs = places_of(config), Needs(task.auto_classes, task.parts)
     if config.model.encoders is None and task.encoders:
         message = f"spec.model.uri: {config.task} joins several encoders"
         hint = f"set spec.model.encoders with at least two of {', '.join(task.encoders)}"
         raise ConfigError("EncodersMissing", message, hint)
     if config.model.encoders is None:
-        return find_folder(str(config.model.uri), config.model.revision, MODEL_FIELD, needs, places)
+        return find_folder(str(config.model.uri), config.model.revision, MODEL_FIELD, needs, places, weights)
     if not task.encoders:
         message = f"spec.model.encoders: {config.task} takes one model"
         raise ConfigError("UnsupportedModel", message, "set spec.model.uri instead")
@@ -77,6 +81,7 @@ def find_model(config: RunConfig, task: type[TaskKind]) -> ModelFolder:
             f"spec.model.encoders.{name}.uri",
             Needs(task.auto_classes, (task.encoders[name],)),
             places,
+            weights,
         )
         for name, encoder in config.model.encoders.named().items()
     }
@@ -105,6 +110,7 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     check_max_length(config.training.max_length, model)
     check_positions(config, model)
     check_smoothing(config, model)
+    check_padding(config, model)
     facts = facts_of(config, data, model, check_forgetting(config, data, model))
     for warned in facts.profile["warnings"]:
         log.warning("%s: %s; %s", warned["code"], warned["message"], warned["hint"])

@@ -70,6 +70,11 @@ def download_model(
     return get(repository) if downloads is None else _kept(repository, downloads, get)
 
 
+def download_small_files(uri: str, revision: str | None, field_path: str) -> Path:
+    """Folder of a hub model's configuration and tokenizer in the cache, without its weights."""
+    return _snapshot(Repository(hub_repository(uri, field_path), MODEL, revision, field_path), SMALL_FILES)
+
+
 def download_rows(source: Source, field_path: str, downloads: Downloads | None = None) -> Path:
     """Folder of a hub data set in the cache; its name is the commit."""
     repository = Repository(hub_repository(source.uri, field_path), DATASET, source.revision, field_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.method import MethodType
@@ -13,6 +15,21 @@ from finetune_trainer.model_folder import ModelFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+SHAPES_ONLY: ContextVar[bool] = ContextVar("shapes_only", default=False)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """In this block a model has the shapes of its configuration and no values, so that its files need no weights."""
+    import torch
+
+    token = SHAPES_ONLY.set(True)
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        SHAPES_ONLY.reset(token)
 
 
 def load_tokenizer(source: ModelFolder) -> PreTrainedTokenizerBase:
@@ -101,6 +118,9 @@ def load_weights(
     import torch
     from safetensors import SafetensorError
 
+    if SHAPES_ONLY.get():
+        trust = config.model.trust_remote_code
+        return auto_class.from_config(model_config, dtype=torch.float32, trust_remote_code=trust), []
     how: dict[str, Any] = {"dtype": torch.float32}
     if config.method.type is MethodType.QLORA and getattr(model_config, "quantization_config", None) is None:
         how = four_bits()

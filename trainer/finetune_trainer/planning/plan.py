@@ -1,0 +1,252 @@
+"""The plan of a run: rows, steps, what each process needs, what there is, and what to change if that is too little."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune_api.run import RunConfig
+from finetune_api.training import Precision, Use
+from finetune_trainer.data.folds import of_fold
+from finetune_trainer.data.prepare import Data
+from finetune_trainer.data.sampler import Sampler
+from finetune_trainer.data.split import Side
+from finetune_trainer.errors import ConfigError
+from finetune_trainer.model_folder import ModelFolder
+from finetune_trainer.planning.footprint import (
+    CPU_LIBRARIES,
+    GPU_LIBRARIES,
+    Footprint,
+    Need,
+    Room,
+    Sharing,
+    Step,
+    footprint,
+    need_of,
+    saved_bytes,
+)
+from finetune_trainer.planning.remedies import Change, as_options, changed, levers, remedy
+from finetune_trainer.planning.rows import Lengths, measured
+from finetune_trainer.planning.shapes import no_values, shaped_model
+from finetune_trainer.planning.simulation import Setting, simulate
+from finetune_trainer.tasks import TASKS
+from finetune_trainer.tasks.base import TaskKind
+from finetune_trainer.training import build
+from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
+from finetune_trainer.training.recomputing import BYTES, SHORT, recomputes
+from finetune_trainer.training.schedule import total_steps
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the trainer would decide by itself, or has decided."""
+
+    precision: str
+    rows: int
+    recomputes: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run needs: of one process, and of GPU and node."""
+
+    made: Made
+    step: Step
+    own: Footprint
+    need: Need
+
+
+class Planner:
+    """Estimates of one run and of others that differ in a few fields."""
+
+    def __init__(
+        self, config: RunConfig, data: Data, model: ModelFolder, room: Room, decided: Made | None = None
+    ) -> None:
+        self.config = config
+        self.data = of_fold(data, config)
+        self.model = model
+        self.room = room
+        self.decided = decided
+        self.on_gpu = config.resources.gpus_per_node > 0
+        self.task = self._task(config)
+        self.lengths: Lengths = measured(self.task, self.data.sides[Side.TRAIN])
+        self._steps: dict[Any, Step] = {}
+
+    def _task(self, config: RunConfig) -> TaskKind:
+        return TASKS[config.task].load(self.model, self.data.labels, config)
+
+    @property
+    def sharing(self) -> Sharing:
+        return self._sharing(self.config)
+
+    def _sharing(self, config: RunConfig) -> Sharing:
+        resources = config.resources
+        asked = resources.processes_per_node
+        own = max(1, resources.gpus_per_node) if asked == "auto" else asked
+        return Sharing(own * resources.nodes, resources.nodes, config.parallelism.strategy == "fsdp")
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        sampler: Sampler = build._sampler(self.data, self.config)
+        return sampler
+
+    @cached_property
+    def _fixed_rows(self) -> int | None:
+        """Rows that batch norms take together, whatever the manifest says."""
+        norms = self._shaped(self.config, lambda module: RunningStatistics(module))
+        return GROUP_ROWS if norms.layers else None
+
+    def _shaped(self, config: RunConfig, look: Callable[[nn.Module], Any]) -> Any:
+        with no_values():
+            return look(shaped_model(self._task(config), config, recomputes=False))
+
+    def made(self, config: RunConfig) -> Made:
+        """What the trainer would choose for `config`."""
+        training = config.training
+        precision = training.precision
+        if precision is Precision.AUTO:
+            precision = Precision.BF16 if self.on_gpu else Precision.FP32
+        return Made(precision.value, self._rows(config), self._recomputes(config))
+
+    def _rows(self, config: RunConfig) -> int:
+        if self._fixed_rows is not None:
+            return min(self._fixed_rows, config.training.train_batch_size)
+        sharing = self._sharing(config)
+        if self.decided is not None and config.training.micro_batch_size is None:
+            return self.decided.rows
+        share = -(-config.training.train_batch_size // sharing.processes)
+        wanted = config.training.micro_batch_size or (share if self.on_gpu else build.CPU_MICRO_BATCH_ROWS)
+        return min(wanted, share)
+
+    def _recomputes(self, config: RunConfig) -> bool:
+        wanted = config.training.gradient_checkpointing
+        if wanted is not Use.AUTO:
+            return self._able(config, wanted)
+        if self.decided is not None:
+            return self.decided.recomputes
+        return (
+            self.on_gpu and self.room.device is not None and self._is_short(config) and self._able(config, Use.ALWAYS)
+        )
+
+    def _able(self, config: RunConfig, wanted: Use) -> bool:
+        able: bool = self._shaped(config, lambda module: recomputes(wanted, module, torch.device("cpu")))
+        return able
+
+    def _is_short(self, config: RunConfig) -> bool:
+        def needed(module: nn.Module) -> int:
+            return sum(weight.numel() * (BYTES if weight.requires_grad else 4) for weight in module.parameters())
+
+        found: int = self._shaped(config, needed)
+        return found > SHORT * (self.room.device or 0)
+
+    def estimate(self, config: RunConfig) -> Estimate:
+        """What `config` would need."""
+        made, sharing, training = self.made(config), self._sharing(config), config.training
+        step = self._step(config, made)
+        libraries = GPU_LIBRARIES if self.on_gpu else CPU_LIBRARIES
+        own = footprint(step, sharing, training.optimizer, training.ema is not None, libraries)
+        return Estimate(made, step, own, need_of(own, sharing, self.on_gpu))
+
+    def _step(self, config: RunConfig, made: Made) -> Step:
+        share = -(-config.training.train_batch_size // self._sharing(config).processes)
+        several = made.rows < share
+        key = (made, several, config.method.type)
+        if key not in self._steps:
+            task = self._task(config)
+            setting = Setting(config, made.precision, made.recomputes, self.on_gpu, several)
+            batch = task.collate(self.lengths.batch(made.rows))
+            together = min(task.evaluation_rows, config.training.micro_batch_size or task.evaluation_rows)
+            evaluated = task.collate(self.lengths.batch(min(together, self.lengths.rows)))
+            self._steps[key] = simulate(task, setting, batch, evaluated)
+        return self._steps[key]
+
+    def fits(self, change: Change) -> bool:
+        """Whether the run would fit with `change`; not if that makes a run that cannot be."""
+        try:
+            return self.estimate(changed(self.config, change)).need.fits(self.room)
+        except ConfigError:
+            return False
+
+    def remedy(self) -> Change | None:
+        """What to change so that it fits."""
+        made = self.made(self.config)
+        able = made.recomputes
+        if not able:
+            try:
+                able = not self._able(self.config, Use.ALWAYS)
+            except ConfigError:
+                able = True
+        rows = 1 if self._fixed_rows is not None else made.rows
+        options = levers(self.config, self.sharing.processes, made.precision, self.on_gpu, able)
+        return remedy(rows, options, self.fits)
+
+
+def plan(planner: Planner) -> dict[str, Any]:
+    """The whole plan as the document that `finetune plan` shows."""
+    found, config, room = planner.estimate(planner.config), planner.config, planner.room
+    fits = found.need.fits(room)
+    change = None if fits else planner.remedy()
+    return {
+        "rows": planner.lengths.rows,
+        "lookedAt": planner.lengths.looked_at,
+        "lengths": {"mean": round(planner.lengths.mean, 1), "longest": planner.lengths.most},
+        "steps": _steps(planner),
+        "settings": settings(config, found.made, planner.sharing),
+        "parameters": {"all": found.step.parameters, "trained": sum(map(_count, found.step.trained))},
+        "process": found.own.to_dict(),
+        "strategies": _strategies(planner),
+        "node": {"processes": planner.sharing.per_node, "host": found.need.host, "device": found.need.device},
+        "checkpoint": saved_bytes(found.step, config.training.optimizer, config.training.ema is not None),
+        "room": {"host": room.host, "device": room.device, "toldBy": dict(room.told_by or {})},
+        "fits": fits,
+        "known": (room.device if found.need.device is not None else room.host) is not None,
+        "suggestion": None if change is None else as_options(change),
+    }
+
+
+def _steps(planner: Planner) -> dict[str, Any]:
+    sampler, training = planner.sampler, planner.config.training
+    total = total_steps(training, sampler.epoch_rows)
+    tokens = planner.lengths.mean * min(training.train_batch_size, sampler.epoch_rows)
+    return {
+        "total": total,
+        "epoch": sampler.steps_per_epoch,
+        "rows": training.train_batch_size,
+        "tokens": round(tokens),
+    }
+
+
+def settings(config: RunConfig, made: Made, sharing: Sharing) -> dict[str, Any]:
+    """What memory depends on, as it is now."""
+    return {
+        "method": config.method.type.value,
+        "precision": made.precision,
+        "optimizer": config.training.optimizer.value,
+        "microBatchSize": made.rows,
+        "gradientCheckpointing": made.recomputes,
+        "processes": sharing.processes,
+        "strategy": "fsdp" if sharing.sharded else "ddp",
+    }
+
+
+def _strategies(planner: Planner) -> dict[str, dict[str, int]]:
+    """One process, by how several would share the model; empty for a single one."""
+    found, sharing, training = planner.estimate(planner.config), planner.sharing, planner.config.training
+    if sharing.processes == 1:
+        return {}
+    libraries, averaged = found.own.libraries, training.ema is not None
+    return {
+        name: footprint(
+            found.step, replace(sharing, sharded=sharded), training.optimizer, averaged, libraries
+        ).to_dict()
+        for name, sharded in (("ddp", False), ("fsdp", True))
+    }
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,62 @@
+"""What of a run's rows memory depends on: the longest ones, and how long they are on average."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+
+from finetune_api.job import Task
+from finetune_trainer.data.rows import CHUNK, Rows
+from finetune_trainer.tasks.base import TRAINING, Example, TaskKind
+
+MOST_LOOKED_AT = 50_000
+"""Rows that are encoded to look for the longest; of more, so many at even distances."""
+MOST_KEPT = 512
+"""Rows, the longest of them, that a micro-batch is made of; of a larger one they are repeated."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The longest rows, encoded, the longest first; and tokens, or what else a task measures a row by."""
+
+    longest: Sequence[Example]
+    rows: int
+    looked_at: int
+    mean: float
+    most: int
+
+    def batch(self, rows: int) -> list[Example]:
+        """The longest micro-batch of so many rows that there can be."""
+        return [self.longest[place % len(self.longest)] for place in range(rows)]
+
+
+def measured(task: TaskKind, rows: Rows) -> Lengths:
+    """Encode the rows, and keep the longest. Raises DataError for a row that the model cannot take."""
+    looked = (
+        rows if len(rows) <= MOST_LOOKED_AT else rows.take(numpy.linspace(0, len(rows) - 1, MOST_LOOKED_AT, dtype=int))
+    )
+    longest: list[tuple[int, int, Example]] = []
+    total = seen = 0
+    for chunk in looked.chunks(CHUNK):
+        for example in task.encode(chunk)[0]:
+            size = task.size(example)
+            total, seen = total + size, seen + 1
+            _keep(longest, (size, -seen, example))
+    ordered = [_drawn(task, example) for _, _, example in sorted(longest, key=lambda item: item[:2], reverse=True)]
+    return Lengths(ordered, len(rows), seen, total / seen, max(item[0] for item in longest))
+
+
+def _keep(longest: list[tuple[int, int, Example]], item: tuple[int, int, Example]) -> None:
+    if len(longest) < MOST_KEPT:
+        heapq.heappush(longest, item)
+    elif item[:2] > longest[0][:2]:
+        heapq.heapreplace(longest, item)
+
+
+def _drawn(task: TaskKind, example: Example) -> Example:
+    """As a step gets it; preferences with what the reference model would have said."""
+    known = {"reference": (0.0, 0.0)} if task.config.task is Task.PREFERENCE_OPTIMIZATION else {}
+    return {**example, "draw": 0, TRAINING: True, **known}

@@ -1,0 +1,47 @@
+"""After memory ran out: what the run was doing, and what to change so that it takes less than it took."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune_api.run import RunConfig
+from finetune_trainer.data.kept import open_data
+from finetune_trainer.data.prepare import load_data
+from finetune_trainer.planning.footprint import Need, Room
+from finetune_trainer.planning.plan import Made, Planner, settings
+from finetune_trainer.planning.room import room_of
+from finetune_trainer.record import Facts, kept_choices, read_record
+
+LESS = 0.85
+"""An estimate is within a quarter: what is to fit where this run did not has to be so much smaller by it."""
+
+
+def shortage(config: RunConfig, facts: Facts) -> dict[str, Any]:
+    """The longest micro-batch, the settings that it met, and the changes that would fit; None if none does."""
+    data = load_data(config) if facts.rows is None else open_data(facts.rows)
+    choices = kept_choices(read_record(Path(config.folder)))
+    decided = None
+    if choices is not None:
+        decided = Made(choices.precision, choices.micro_batch_rows, choices.recompute)
+    planner = Planner(config, data, facts.folder, room_of(config.resources, None), decided)
+    found = planner.estimate(config)
+    planner.room = _less(found.need, planner.room)
+    change = planner.remedy()
+    return {
+        "rows": found.made.rows,
+        "longest": planner.lengths.most,
+        "settings": settings(config, found.made, planner.sharing),
+        "estimate": found.own.total,
+        "changes": None if change is None else dict(change),
+    }
+
+
+def _less(need: Need, room: Room) -> Room:
+    """Whatever there is, it was less than what the run needed."""
+    if need.device is not None:
+        most = round(LESS * need.device)
+        return replace(room, device=min(most, room.device or most), host=None)
+    most = round(LESS * need.host)
+    return replace(room, host=min(most, room.host or most))
