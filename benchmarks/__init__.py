@@ -1,0 +1,1 @@
+"""Benchmarks: how fast the project is beside what people use today. Nothing of the product imports them."""
