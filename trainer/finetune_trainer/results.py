@@ -23,10 +23,12 @@ from finetune_trainer.record import read_record
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.storage import writing
 from finetune_trainer.training.best import restore_best
-from finetune_trainer.training.evaluate import Evaluation, StopRequested, evaluate, prefixed
+from finetune_trainer.training.evaluate import Evaluation, evaluate, prefixed
 from finetune_trainer.training.forgetting import AFTER, compared, measure
 from finetune_trainer.training.loop import leave
 from finetune_trainer.training.run import Run
+from finetune_trainer.training.sharded import unite
+from finetune_trainer.training.stop import StopRequested
 from finetune_trainer.usage import energy_of, usage_of
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ def finish(run: Run, method: TrainingMethod) -> EvaluationGateFailed | None:
     except StopRequested:
         leave(run)
     energy = energy_of(run)
+    unite(run.model, run.world)
     if evaluation is None:
         return None
     heartbeat.conclude()
@@ -54,16 +57,20 @@ def finish(run: Run, method: TrainingMethod) -> EvaluationGateFailed | None:
     metrics = prefixed("test", evaluation.report.metrics)
     run.reporter.record(metrics)
     run.reporter.update(metrics={**run.reporter.now.metrics, **metrics})
-    if run.config.fold is not None:
-        write_fold(run, evaluation, metrics)
-        return None
     judged = judge(run.config.evaluation.gate, metrics)
-    with writing("the model and its evaluation", Path(run.config.folder)):
-        _save_model(run, method)
-        heartbeat.beat()
-        _write_results(run, evaluation, metrics, judged, remembered, usage_of(run, energy))
-        heartbeat.beat()
-        leave_page(Path(run.config.folder), evaluation.report.errors, run.test.rows)
+    try:
+        with run.stop.interrupting():
+            if run.config.fold is not None:
+                write_fold(run, evaluation, metrics)
+                return None
+            with writing("the model and its evaluation", Path(run.config.folder)):
+                _save_model(run, method)
+                heartbeat.beat()
+                _write_results(run, evaluation, metrics, judged, remembered, usage_of(run, energy))
+                heartbeat.beat()
+                leave_page(Path(run.config.folder), evaluation.report.errors, run.test.rows)
+    except StopRequested:
+        leave(run)
     for name, value in metrics.items():
         log.info("%s %.4f", name, value)
     return failure_of(judged)

@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +47,7 @@ from finetune_trainer.verdict import PEER_LOST, RankEnd, Surroundings, verdict
 log = logging.getLogger(__name__)
 ORDERLY = (ExitCode.DONE, ExitCode.PREEMPTED)
 LAST_WORD_SECONDS = 10.0
-"""How long a run that stood still may take to write into its folder how it ended."""
+"""How long a run that stood still may take to write into its folder how it ended, and what is interrupted to end."""
 PEER_LOST_DELAY = 3.0
 """Seconds that a pod which only lost a peer waits, so that the pod with the cause ends first."""
 
@@ -58,19 +58,28 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._interrupts = False
+        self._stuck: Callable[[Preempted], None] = lambda error: None  # noqa: ARG005
+        self._seconds = LAST_WORD_SECONDS
+        self._last: threading.Timer | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     @contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """In this block a request raises Preempted, also one that came before."""
-        self._interrupts = True
+    def interrupting(self, stuck: Callable[[Preempted], None], seconds: float = LAST_WORD_SECONDS) -> Iterator[None]:
+        """In this block a request raises Preempted, also one that came before.
+
+        `stuck` is called in another thread if the block has not ended after so many seconds: a library may wait for
+        its threads that download first.
+        """
+        self._interrupts, self._stuck, self._seconds = True, stuck, seconds
         try:
             if self.requested:
                 self._interrupt()
             yield
         finally:
             self._interrupts = False
+            if self._last is not None:
+                self._last.cancel()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = True
@@ -79,7 +88,11 @@ class StopRequest:
 
     def _interrupt(self) -> NoReturn:
         self._interrupts = False
-        raise Preempted("Preempted", "asked to stop before training began", "run it again to go on")
+        error = Preempted("Preempted", "asked to stop before training began", "run it again to go on")
+        self._last = threading.Timer(self._seconds, self._stuck, [error])
+        self._last.daemon = True
+        self._last.start()
+        raise error
 
 
 @dataclass
@@ -126,7 +139,7 @@ def _unexpected(error: Exception) -> RunError:
 
 
 def _carry_out(attempt: Attempt, launch: Launch, stop: StopRequest) -> Outcome:
-    with stop.interrupting():
+    with stop.interrupting(lambda error: _give_up(attempt, error)):
         config = load_run_config(attempt.settings.run_config)
         with watched(config.hang_timeout_seconds or None, lambda hang: _give_up(attempt, hang)):
             prepared = _prepare(attempt, config)
@@ -148,9 +161,9 @@ def _delivered(attempt: Attempt, config: RunConfig, outcome: Outcome, stop: Stop
     return deliver(config, outcome, attempt.scratch, lambda: stop.requested, os.environ)
 
 
-def _give_up(attempt: Attempt, hang: Hang) -> NoReturn:
+def _give_up(attempt: Attempt, error: Hang | Preempted) -> NoReturn:
     """End although the main thread stands still, wherever that is."""
-    code = _conclude(attempt, _failed(hang))
+    code = _conclude(attempt, _failed(error))
     files.remove(attempt.scratch)
     logging.shutdown()
     os._exit(code)

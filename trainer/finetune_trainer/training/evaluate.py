@@ -15,7 +15,8 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sampler import micro_batches, row_seed
 from finetune_trainer.tasks.base import Example, Report, TaskKind
 from finetune_trainer.training.chunked_loss import outputs_of
-from finetune_trainer.training.stop import StopFlag
+from finetune_trainer.training.sharded import dealt, gathered, together
+from finetune_trainer.training.stop import StopFlag, StopRequested
 from finetune_trainer.training.world import World
 
 
@@ -44,10 +45,6 @@ class Evaluation:
     predictions: Sequence[Any]
 
 
-class StopRequested(Exception):
-    """All processes agreed, in the middle of an evaluation, that one was asked to stop."""
-
-
 @dataclass
 class _Part:
     """What one process has evaluated."""
@@ -64,16 +61,20 @@ def evaluate(
     batches = evaluation_batches(task, data.examples)
     part = _Part({})
     model.eval()
-    for start in range(0, len(batches), world.size):
-        if world.any(stop.requested):
-            model.train()
-            raise StopRequested
-        heartbeat.beat()
-        for batch in batches[start : start + world.size][world.rank : world.rank + 1]:
-            _add(part, model, task, data, batch, world.device)
+    with gathered(model):
+        for batch, is_own in dealt(batches, model, world):
+            if world.any(stop.requested):
+                model.train()
+                raise StopRequested
+            heartbeat.beat()
+            if batch is not None:
+                with together(model, world):
+                    _add(part if is_own else _Part({}), model, task, data, batch, world.device)
     model.train()
-    gathered = world.gather(part)
-    return None if gathered is None else _judge(task, data, gathered, baseline)
+    evaluation = _judged(task, data, world.gather(part), stop, baseline)
+    if not world.broadcast(evaluation is not None):
+        raise StopRequested
+    return evaluation
 
 
 def evaluation_batches(task: TaskKind, examples: Sequence[Example]) -> list[list[int]]:
@@ -93,6 +94,19 @@ def _add(
         part.loss += task.loss(outputs, batch).item()
         part.count += batch.count
     part.predictions |= dict(zip(indices, task.predict(model, batch, outputs), strict=True))
+
+
+def _judged(
+    task: TaskKind, data: Encoded, parts: Sequence[_Part] | None, stop: StopFlag, baseline: Sequence[Row] | None
+) -> Evaluation | None:
+    """None in processes that do not have the parts, and where it is left because we are asked to stop."""
+    if parts is None:
+        return None
+    try:
+        with stop.interrupting():
+            return _judge(task, data, parts, baseline)
+    except StopRequested:
+        return None
 
 
 def _judge(task: TaskKind, data: Encoded, parts: Sequence[_Part], baseline: Sequence[Row] | None) -> Evaluation:

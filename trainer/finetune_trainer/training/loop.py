@@ -19,12 +19,14 @@ from finetune_trainer import heartbeat
 from finetune_trainer.errors import ConfigError, Preempted
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.training.best import judge_evaluation
-from finetune_trainer.training.evaluate import StopRequested, evaluate, prefixed
+from finetune_trainer.training.evaluate import evaluate, prefixed
 from finetune_trainer.training.feeding import MicroBatch, next_batches
 from finetune_trainer.training.forgetting import BEFORE, measure
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.saving import collect_loss, save, save_last, settle
+from finetune_trainer.training.stop import StopRequested
 from finetune_trainer.training.updating import learning_rate, optimize
+from finetune_trainer.training.warming import warm_up
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def train(run: Run) -> None:
     if run.forgetting is not None and run.state.step == 0:
         _measure_before(run)
     run.reporter.doing(Activity.TRAINING)
+    warm_up(run)
     while True:
         if _evaluation_is_due(run):
             _validate(run)
