@@ -119,7 +119,7 @@ def _log(run: Run, norm: torch.Tensor) -> None:
     pace = state.window_tokens / max(now - run.log_time, 1e-6)
     run.reporter.update(loss=loss, loss_step=run.state.step, grad_norm=norm_value, tokens_per_second=pace)
     values = {"loss": loss, "learning_rate": run.reporter.now.learning_rate or 0.0, "grad_norm": norm_value}
-    run.reporter.record({**values, "tokens_per_second": round(pace)})
+    run.reporter.record({**values, **run.scaler.report(), "tokens_per_second": round(pace)})
     state.window_loss = state.window_count = state.window_tokens = 0.0
     run.log_time = now
 
