@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.cgroup import available_processors, memory_kills, threads_per_process
+from finetune_trainer.cgroup import available_memory, available_processors, memory_kills, threads_per_process
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -66,3 +66,35 @@ def test_threads_per_process(processors: int, processes: int, threads: int) -> N
 )
 def test_memory_kills(files: dict[str, str], own: str, kills: int, tmp_path: Path) -> None:
     assert memory_kills(*lay_out(tmp_path, files, own)) == kills
+
+
+MACHINE = "MemTotal:       16 kB\nMemAvailable:   8 kB\n"
+V2 = {"pod/memory.max": "6000\n", "pod/memory.current": "5000\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "machine", "available"),
+    [
+        pytest.param({}, "", "", None, id="unknown"),
+        pytest.param({}, "", MACHINE, 8192, id="the machine's"),
+        pytest.param(V2, "0::/pod\n", MACHINE, 1000, id="v2"),
+        pytest.param(
+            {**V2, "pod/memory.stat": "anon 1\ninactive_file 3000\n"}, "0::/pod\n", MACHINE, 4000, id="v2, with files"
+        ),
+        pytest.param({**V2, "pod/memory.max": "max\n"}, "0::/pod\n", MACHINE, 8192, id="v2 without a limit"),
+        pytest.param(
+            {
+                "memory/pod/memory.limit_in_bytes": "4000\n",
+                "memory/pod/memory.usage_in_bytes": "3000\n",
+                "memory/pod/memory.stat": "total_inactive_file 500\n",
+            },
+            "3:memory:/pod\n",
+            MACHINE,
+            1500,
+            id="v1",
+        ),
+    ],
+)
+def test_available_memory(files: dict[str, str], own: str, machine: str, available: int | None, tmp_path: Path) -> None:
+    (tmp_path / "machine").write_text(machine)
+    assert available_memory(*lay_out(tmp_path, files, own), tmp_path / "machine") == available

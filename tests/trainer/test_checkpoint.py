@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.errors import Preempted, StorageFull, Unavailable
+from finetune_trainer.errors import Preempted, RunError, StorageFull, Unavailable
+from finetune_trainer.training import checkpoint
 from finetune_trainer.training.checkpoint import BEST, CheckpointStore, Found, Owner, Rejected, claim, expired
 
 OWNER = Owner("uid", 1, 1)
@@ -202,3 +207,105 @@ def test_a_disk_that_cannot_be_written_to_is_unavailable(tmp_path: Path) -> None
     with pytest.raises(Unavailable) as caught:
         a_store(tmp_path).publish(5, broken)
     assert caught.value.message == f"cannot write checkpoints to {tmp_path}: Input/output error"
+
+
+def part(rank: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / f"weights-{rank}").write_text(f"of {rank}") and None
+
+
+def full(folder: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def outcomes(works: list[Callable[[], Path]]) -> list[str]:
+    """What each process comes to, all at once: a name, or the reason why not."""
+
+    def outcome(work: Callable[[], Path]) -> str:
+        try:
+            return work().name
+        except RunError as error:
+            return error.reason
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        return list(pool.map(outcome, works))
+
+
+def test_the_parts_of_all_processes_become_one_checkpoint(tmp_path: Path) -> None:
+    """Whoever is first waits for the others; no process's mark stays."""
+    main, *others = stores = [a_store(tmp_path) for _ in range(3)]
+    assert outcomes(
+        [
+            lambda: others[1].contribute(5, 2, part(2)),
+            lambda: others[0].contribute(5, 1, part(1)),
+            lambda: main.publish(5, part(0), peers=2),
+        ]
+    ) == ["step-5"] * len(stores)
+    assert names(tmp_path / "step-5") == ["manifest.json", "weights-0", "weights-1", "weights-2"]
+    assert list(json.loads((tmp_path / "step-5" / "manifest.json").read_text())["files"]) == [
+        "weights-0",
+        "weights-1",
+        "weights-2",
+    ]
+    assert main.newest() == Found(tmp_path / "step-5", ())
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "reasons"),
+    [
+        pytest.param(part(0), full, ["PeerLost", "StorageFull"], id="that of another process"),
+        pytest.param(full, part(1), ["StorageFull", "PeerLost"], id="that of the main process"),
+    ],
+)
+def test_a_part_that_cannot_be_written_is_the_end_of_all(
+    mine: Callable[[Path], None], theirs: Callable[[Path], None], reasons: list[str], tmp_path: Path
+) -> None:
+    """Whoever could not write it says why; the others only that they lost a peer. Nothing is left."""
+    main, other = a_store(tmp_path), a_store(tmp_path)
+    begun, gone = threading.Event(), threading.Event()
+
+    def write_mine(folder: Path) -> None:
+        begun.wait(10)
+        mine(folder)
+
+    def write_theirs(folder: Path) -> None:
+        begun.set()
+        if mine is full:
+            gone.wait(10)
+        theirs(folder)
+
+    def publish() -> Path:
+        try:
+            return main.publish(5, write_mine, peers=1)
+        finally:
+            gone.set()
+
+    assert outcomes([publish, lambda: other.contribute(5, 1, write_theirs)]) == reasons
+    assert names(tmp_path) == ["FENCE"]
+
+
+def test_nobody_waits_for_ever_for_a_process_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "PEER_SECONDS", 0.2)
+    for work in (
+        lambda store: store.publish(5, part(0), peers=1),
+        lambda store: store.contribute(5, 1, part(1)),
+    ):
+        store = a_store(tmp_path)
+        store.give_up()
+        with pytest.raises(Unavailable) as caught:
+            work(store)
+        assert caught.value.reason == "PeerLost"
+    assert names(tmp_path) == ["FENCE"]
+
+
+def test_writing_and_hashing_are_signs_of_work(tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    seen = [store.progress()]
+
+    def look(folder: Path) -> None:
+        for size in (10, 20):
+            (folder / "weights").write_bytes(bytes(size))
+            seen.append(store.progress())
+
+    store.publish(5, look)
+    seen.append(store.progress())
+    assert len(set(seen)) == len(seen)
