@@ -38,6 +38,7 @@ class Choices:
     total_steps: int
     warmup_steps: int
     recompute: bool = False
+    padding_free: bool = False
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from finetune_trainer.training.feeding import Feed, workers_of
 from finetune_trainer.training.forgetting import prepare_forgetting
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.training.optimizer import build_optimizer
+from finetune_trainer.training.padding_free import remove_padding, removes_padding
 from finetune_trainer.training.precision import choose_precision
 from finetune_trainer.training.recomputing import recompute, recomputes
 from finetune_trainer.training.run import Run, SavePlan
@@ -81,6 +82,8 @@ def build_run(
     norms = RunningStatistics(module)
     _check_groups(norms, sampler)
     choices = _choose(config, facts, world, sampler, norms, threads, module)
+    if choices.padding_free:
+        remove_padding(module)
     if choices.recompute:
         recompute(module)
     accelerator = open_accelerator(choices, world)
@@ -172,6 +175,8 @@ def _choose(
         choices = kept_choices(read_record(folder))
         if choices is None:
             choices = _new_choices(config, world, sampler, norms, threads, model)
+            unpadded = removes_padding(config, facts.folder, model, world.device)
+            choices = replace(choices, padding_free=unpadded)
             files.write_json(folder / files.RECORD, record_of(config, facts, choices, _around(world)))
         else:
             _warn_if_inexact(choices, world, threads)

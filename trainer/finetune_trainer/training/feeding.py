@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,20 +17,34 @@ import torch
 
 from finetune_trainer.data.sampler import draw_seed, share
 from finetune_trainer.tasks.base import Batch
+from finetune_trainer.training.draws import Cell, Draws
+from finetune_trainer.training.padding import SIDE_BY_SIDE
 
 if TYPE_CHECKING:
     from finetune_trainer.training.run import Drawn, Run
 
 MOST_WORKERS = 8
+JOINED_TOKENS = 16384
+"""Most tokens that are computed at once on a CPU where texts are not padded: a step of 32 texts of BERT's longest."""
+Cells = list[tuple[int, "list[Drawn]"]]
+"""Parts that a step is cut into, with their numbers."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """A part of a step's rows, its number among the step's parts, and the seed of its random numbers."""
+    """A part of a step's rows, its number among the step's parts, and the seed of its random numbers.
+
+    Where several parts are computed at once, or one without padding on a CPU, `cells` draw for each its own.
+    """
 
     batch: Batch
     number: int
     seed: int
+    cells: tuple[Cell, ...] = ()
+
+    def drawing(self) -> AbstractContextManager[object]:
+        """For forward and backward."""
+        return Draws(self.cells) if self.cells else nullcontext()
 
 
 class Feed:
@@ -70,11 +85,41 @@ def next_batches(run: Run) -> list[MicroBatch]:
 
 
 def _batches(run: Run, step: int) -> list[MicroBatch]:
+    parts = share(run.cut(step), run.world.rank, run.world.size)
+    if run.choices.padding_free and run.world.device.type == "cpu":
+        return [_joined(run, step, cells) for cells in _together(run, parts)]
     seed, pinned = run.config.training.seed, run.world.device.type == "cuda"
-    return [
-        MicroBatch(_collated(run, rows, pinned), number, draw_seed(seed, step, number))
-        for number, rows in share(run.cut(step), run.world.rank, run.world.size)
-    ]
+    return [MicroBatch(_collated(run, rows, pinned), number, draw_seed(seed, step, number)) for number, rows in parts]
+
+
+def _together(run: Run, parts: Cells) -> list[Cells]:
+    """Parts to compute at once: as many as there are tokens for, because larger matrix products are faster.
+
+    Each part by itself where the manifest says how many rows a process may compute at once.
+    """
+    alone = run.config.training.micro_batch_size is not None or run.config.task not in SIDE_BY_SIDE
+    together: list[Cells] = []
+    room = 0
+    for number, rows in parts:
+        tokens = sum(run.sizes[index] for index, _ in rows)
+        if alone or tokens > room:
+            together.append([])
+            room = JOINED_TOKENS
+        together[-1].append((number, rows))
+        room -= tokens
+    return together
+
+
+def _joined(run: Run, step: int, parts: Cells) -> MicroBatch:
+    """Parts one behind the other. What they draw does not depend on which are computed together."""
+    seed, task = run.config.training.seed, run.task
+    examples = [[run.train.drawn(*row) for row in rows] for _, rows in parts]
+    batch = task.collate([example for own in examples for example in own])
+    texts = [sum(map(task.pieces, own)) for own in examples]
+    if len(parts) == 1:
+        texts = [len(batch.inputs["input_ids"])]
+    cells = [Cell(draw_seed(seed, step, number), count) for (number, _), count in zip(parts, texts, strict=True)]
+    return MicroBatch(batch, parts[0][0], draw_seed(seed, step, 0), tuple(cells))
 
 
 def _collated(run: Run, rows: Sequence[Drawn], pinned: bool) -> Batch:

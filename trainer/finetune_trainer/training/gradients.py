@@ -30,10 +30,11 @@ def accumulate(run: Run, parts: Sequence[MicroBatch]) -> None:
     run.norms.begin_step()
     forward = _contrasted(run, parts) if run.task.whole_batch else _summed(run)
     for part in parts[:-1]:
-        with run.accelerator.no_sync(run.replica):
+        with run.accelerator.no_sync(run.replica), part.drawing():
             run.accelerator.backward(forward(part))
     if parts:
-        _share(run, forward(parts[-1]))
+        with parts[-1].drawing():
+            _share(run, forward(parts[-1]))
     else:
         _take_part(run)
     run.norms.end_step(run.world)
