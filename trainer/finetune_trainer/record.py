@@ -23,6 +23,7 @@ from finetune_trainer.tasks import TASKS
 
 DEFINING = ("task", "model", "dataset", "method", "training", "evaluation")
 """Sections of the RunConfig that say what is computed; where and on how many processes may change."""
+DDP, FSDP = "ddp", "fsdp"
 VERSIONED = ("finetune-operator", "torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors", "numpy")
 
 
@@ -39,6 +40,8 @@ class Choices:
     warmup_steps: int
     recompute: bool = False
     padding_free: bool = False
+    strategy: str = DDP
+    adds_up_whole: bool = True
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from finetune_trainer.handover import ENV_SCRATCH
 from finetune_trainer.methods.frozen import is_held
 from finetune_trainer.tasks.base import Batch, Example, TaskKind
 from finetune_trainer.training.evaluate import Encoded, evaluation_batches
+from finetune_trainer.training.sharded import is_sharded
 from finetune_trainer.training.world import World
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ def keep_features(
 
     The model is in evaluation mode, and as it will be trained: what it computes with is what is kept.
     """
-    if not wanted(config):
+    if not wanted(config) or is_sharded(model):
         return dict(encoded)
     cache = _cache(task, model, encoded[Side.TRAIN].examples)
     if cache is None:

@@ -48,6 +48,15 @@ class World:
             distributed.all_reduce(tensor)
         return tensor.tolist()
 
+    def max(self, value: int) -> int:
+        """The largest of all processes."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value)
+        with self.with_peers():
+            distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+        return int(tensor)
+
     def any(self, flag: bool) -> bool:
         """Whether it holds in any process."""
         return self.sum([float(flag)])[0] > 0
