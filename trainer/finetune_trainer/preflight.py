@@ -30,6 +30,7 @@ from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.augments import check_augment
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.training.forgetting import check_forgetting
+from finetune_trainer.training.precision import check_precision
 from finetune_trainer.training.padding import check_padding
 from finetune_trainer.training.selection import check_goal
 
@@ -99,6 +100,7 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     check_augment(TASKS[config.task], config)
     check_balance(TASKS[config.task], config)
     check_method(config, gpus_of(config))
+    check_precision(config, gpus_of(config))
     data = load_data(config, folder)
     if folder is not None:
         keep_data(data, folder)

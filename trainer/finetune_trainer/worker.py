@@ -126,6 +126,7 @@ def _resume(run: Run) -> None:
     path = run.world.broadcast(_find_checkpoint(run) if run.world.is_main else None)
     if path is not None:
         run.state = read_state(path, run.model, run.optimizer, run.average.tensors)
+        run.scaler.load(run.state.scaler)
         run.saves.saved(run.state.step, time.monotonic())
         run.first_step, run.earlier_seconds = run.state.step, run.state.seconds
         run.reporter.update(

@@ -45,7 +45,7 @@ from finetune_trainer.training.forgetting import prepare_forgetting
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.training.optimizer import build_optimizer
 from finetune_trainer.training.padding_free import remove_padding, removes_padding
-from finetune_trainer.training.precision import choose_precision
+from finetune_trainer.training.precision import choose_precision, compute_in
 from finetune_trainer.training.recomputing import recompute, recomputes
 from finetune_trainer.training.run import Run, SavePlan
 from finetune_trainer.training.schedule import log_interval, total_steps, unfreezing_interval, warmup_steps
@@ -86,7 +86,8 @@ def build_run(
         remove_padding(module)
     if choices.recompute:
         recompute(module)
-    accelerator = open_accelerator(choices, world)
+    compute_in(module, choices.precision, world.device)
+    accelerator = open_accelerator(world)
     replica = accelerator.prepare_model(module)
     encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
     encoded = keep_features(config, task, module, encoded, world)
@@ -191,7 +192,7 @@ def _new_choices(
     training = config.training
     total = total_steps(training, sampler.epoch_rows)
     return Choices(
-        precision=choose_precision(training.precision, world.device).value,
+        precision=choose_precision(training.precision, model, world.device).value,
         processes=world.size,
         threads=threads,
         micro_batch_rows=_micro_batch_rows(training, norms, world),

@@ -31,7 +31,7 @@ def accumulate(run: Run, parts: Sequence[MicroBatch]) -> None:
     forward = _contrasted(run, parts) if run.task.whole_batch else _summed(run)
     for part in parts[:-1]:
         with run.accelerator.no_sync(run.replica), part.drawing():
-            run.accelerator.backward(forward(part))
+            run.accelerator.backward(run.scaler.scaled(forward(part)))
     if parts:
         with parts[-1].drawing():
             _share(run, forward(parts[-1]))
@@ -57,7 +57,7 @@ def _take_part(run: Run) -> None:
 def _share(run: Run, value: torch.Tensor) -> None:
     """Backward, in which all processes sum up their gradients."""
     with run.world.with_peers():
-        run.accelerator.backward(value)
+        run.accelerator.backward(run.scaler.scaled(value))
 
 
 def _summed(run: Run) -> Surrogate:

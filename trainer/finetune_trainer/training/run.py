@@ -24,6 +24,7 @@ from finetune_trainer.training.embedding import tables_of
 from finetune_trainer.training.evaluate import Encoded
 from finetune_trainer.training.feeding import Feed
 from finetune_trainer.training.norms import RunningStatistics
+from finetune_trainer.training.scaling import LossScale
 from finetune_trainer.training.state import State
 from finetune_trainer.training.stop import StopFlag
 from finetune_trainer.training.unfreezing import Unfreezing
@@ -98,7 +99,7 @@ class Run:
         # Gradients that are shared with other processes have to come by autograd.
         alone = self.world.device.type == "cpu" and self.replica is self.model
         self.tables = tables_of(self.model) if alone else []
-        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.choices.precision == Precision.FP16)
+        self.scaler = LossScale(self.choices.precision == Precision.FP16, self.world.device)
 
     def cut(self, step: int) -> list[list[Drawn]]:
         """The rows of the step that follows `step` done ones, in micro-batches."""

@@ -121,6 +121,7 @@ def _count_up(run: Run) -> None:
     state = run.state
     state.seconds = run.earlier_seconds + time.monotonic() - run.first_time
     state.energy = energy_of(run)
+    state.scaler = run.scaler.state()
     collect_loss(run)
     state.log_bytes = run.reporter.log_bytes
 

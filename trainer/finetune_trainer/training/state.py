@@ -27,6 +27,7 @@ STATE = "state.json"
 class State:
     """Position in the data, and what was counted on the way there.
 
+    `scaler` is that of fp16 (see `scaling`), empty elsewhere.
     `standing` has the best evaluations and how long ago they were (see `selection.Standing`), `before` the metrics of
     what the model could do before training, `run_id` is what trackers know the run by.
     The window is what all processes summed up since the last log point.
@@ -45,6 +46,7 @@ class State:
     before: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     log_bytes: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
     window_loss: float = 0.0
     window_count: float = 0.0
     window_tokens: float = 0.0

@@ -16,6 +16,7 @@ from finetune_trainer.training.embedding import Table
 from finetune_trainer.training.feeding import MicroBatch
 from finetune_trainer.training.gradients import accumulate
 from finetune_trainer.training.optimizer import set_learning_rate
+from finetune_trainer.training.precision import kept_casts
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.schedule import learning_rate_factor
 
@@ -25,7 +26,8 @@ EPSILON = 1e-6
 
 def optimize(run: Run, parts: Sequence[MicroBatch], count: float) -> torch.Tensor:
     """One optimizer step over all processes; returns the gradient's norm before clipping, on the device."""
-    accumulate(run, parts)
+    with kept_casts(run.model):
+        accumulate(run, parts)
     # DDP has divided the sum by the number of processes. A step of rows that count for nothing has no gradient.
     return update(run, run.world.size / (count or 1.0))
 
@@ -33,13 +35,12 @@ def optimize(run: Run, parts: Sequence[MicroBatch], count: float) -> torch.Tenso
 def update(run: Run, factor: float) -> torch.Tensor:
     """Take in the gradients times `factor`; returns their norm before clipping, on the device."""
     run.unfreezing.drop_frozen(run.state.step)
-    run.scaler.unscale_(run.optimizer)
+    run.scaler.unscale(run.optimizer)
     norm = total_norm(run.parameters, run.tables) * factor
     clipped = factor * clipping_factor(norm, run.config.training.max_grad_norm)
     scale_gradients(run.optimizer, run.parameters, run.tables, clipped)
     set_learning_rate(run.optimizer, learning_rate(run))
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
+    norm = run.scaler.step(run.optimizer, norm)
     run.optimizer.zero_grad()
     for table in run.tables:
         table.clear()
