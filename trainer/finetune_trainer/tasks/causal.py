@@ -83,4 +83,4 @@ class CausalLanguageModel(TaskKind):
         return [str(self.tokenizer.decode(tokens[width:], skip_special_tokens=True)) for tokens in written]
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)

@@ -137,7 +137,7 @@ class Ctc(AutomaticSpeechRecognition):
 
     def save(self, folder: Path) -> None:
         self.sounds.save(folder)
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)
 
 
 def new_tokenizer(characters: Sequence[str]) -> PreTrainedTokenizerBase:

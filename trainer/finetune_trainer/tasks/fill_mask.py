@@ -229,7 +229,7 @@ fill(f"A {fill.tokenizer.mask_token} in a text.")"""
         ]
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)
 
 
 def _with_hidden(example: Example, hidden: Sequence[Hidden]) -> Example:

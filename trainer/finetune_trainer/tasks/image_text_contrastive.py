@@ -151,7 +151,7 @@ model(**inputs).logits_per_image.softmax(-1)"""
         return total / len(images)
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)
         self.images.save(folder)
 
 

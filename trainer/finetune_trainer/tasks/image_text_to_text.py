@@ -212,6 +212,7 @@ processor.decode(tokens, skip_special_tokens=True)"""
         return substitutions({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
 
     def save(self, folder: Path) -> None:
+        pretrained.forget_lengths(self.processor.tokenizer)
         self.processor.save_pretrained(str(folder))
 
 

@@ -69,7 +69,7 @@ class Texts:
         return texts.pad(self.tokenizer, examples)
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.method import MethodType
@@ -39,6 +40,20 @@ def load_tokenizer(source: ModelFolder) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = _load("tokenizer", "tokenizer.json", AutoTokenizer.from_pretrained, source)
     _ensure_padding(tokenizer)
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The same files whatever was encoded last, or came from a cache."""
+    forget_lengths(tokenizer)
+    tokenizer.save_pretrained(str(folder))
+
+
+def forget_lengths(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put off the truncation and padding of the last call, which a tokenizer keeps, and saves in tokenizer.json."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
 
 
 def _ensure_padding(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -231,7 +231,7 @@ tokenizer.decode(inputs["input_ids"][0, start : end + 1])"""
         return {"answer": prediction.text, "start": prediction.start, "score": round(prediction.score, 4)}
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)
 
 
 def best_span(starts: numpy.ndarray, ends: numpy.ndarray) -> tuple[int, int, float]:

@@ -157,4 +157,4 @@ class SequenceToSequence(TaskKind):
         return sorted(found, key=lambda error: float(error[name]))[:MOST_ERRORS]
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)

@@ -156,4 +156,4 @@ class SpeechSeq2Seq(AutomaticSpeechRecognition):
 
     def save(self, folder: Path) -> None:
         self.sounds.save(folder)
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)

@@ -58,4 +58,4 @@ classify("A text.")"""
         return texts.pad(self.tokenizer, examples)
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)

@@ -120,7 +120,7 @@ estimate("A text.")[0]["score"]"""
         return {"value": float(f"{prediction:.6g}") if isfinite(prediction) else None}
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        pretrained.save_tokenizer(self.tokenizer, folder)
 
 
 def _values(outputs: Any) -> torch.Tensor:
