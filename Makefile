@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml 2>/dev/null | sha256sum | cut -c1-16)
+# What is compared with the trainer, apart from what it needs itself.
+PEERS := benchmarks/.packages/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-torch test-cluster lint generate lock cluster cluster-down clean
+.PHONY: help setup quickstart test test-fast test-torch test-cluster lint generate lock bench-trainer \
+  cluster cluster-down clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +48,15 @@ generate: $(STAMP) ## Write the CRDs into the chart, and the architectures of ea
 lock: ## Resolve the newest versions into the lock file
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-header \
 	  --no-emit-index-url --quiet --upgrade pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --no-deps --generate-hashes --no-header \
+	  --no-emit-index-url --quiet --upgrade benchmarks/requirements.in -c requirements.lock -o benchmarks/requirements.lock
+
+bench-trainer: $(STAMP) $(PEERS) ## The trainer beside transformers.Trainer and TRL (hours); ARGS="--quick" looks whether it runs
+	$(BIN)/python -m benchmarks.trainer $(ARGS)
+
+$(PEERS): benchmarks/requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --require-hashes --python $(BIN)/python --upgrade --target $(@D) -r $<
+	@touch $@
 
 cluster: $(STAMP) ## Leave a real cluster running to play with
 	PYTHONPATH=tests $(BIN)/python -m support.cluster up --with-operator

@@ -54,7 +54,7 @@ def main(given: Sequence[str]) -> int:
         document = _measured(options, how, Path(folder))
     path = options.output or RESULTS / f"{document['date']}-{how.precision}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(document), encoding="utf-8")
     print(table.markdown(document))
     print(f"\nwritten to {path}", file=sys.stderr)
     lines = [line for known in document["workloads"].values() for line in known["figures"].values()]
@@ -68,7 +68,8 @@ def _measured(options: argparse.Namespace, how: compare.How, folder: Path) -> di
         found = compare.compare(workload, sides, folder / workload.name, how, lambda line: print(line, file=sys.stderr))
         workloads[workload.name] = {
             "figures": figures.figures(workload.name, found, how.precision),
-            "measurements": found,
+            "measurements": {side: found[side] for side in sides},
+            "device": found["facts"].get("device"),
         }
     return {
         "date": datetime.now(UTC).date().isoformat(),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.trainer.sides import OURS, SIDES, TRL_PADDED, TRL_PADDING_FREE
-from benchmarks.trainer.workloads import Workload, tell_workload
+from benchmarks.trainer.workloads import FACTS, Workload, tell_workload
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ROOT / "benchmarks" / ".packages"
@@ -40,11 +40,17 @@ class Failed(Exception):
 
 
 def compare(workload: Workload, sides: Sequence[str], folder: Path, how: How, tell: Tell) -> dict[str, Any]:
-    """Measurements of each side by its name, one a round; of one that failed, what it said."""
+    """Measurements of each side by its name, one a round, of one that failed what it said; and what is known of the
+    device as `facts`.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     tell_workload(workload, how.precision, how.gpus, folder)
-    _run(["-m", "benchmarks.trainer.prepare", str(folder)], _environment(folder, how), folder / "prepare.log")
+    try:
+        _run(["-m", "benchmarks.trainer.prepare", str(folder)], _environment(folder, how), folder / "prepare.log")
+    except Failed as error:
+        tell(f"{workload.name}: {error}")
+        return {side: [{"error": str(error)}] for side in sides} | {"facts": {}}
     found: dict[str, Any] = {side: [] for side in sides}
     for number in range(how.rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
@@ -52,6 +58,8 @@ def compare(workload: Workload, sides: Sequence[str], folder: Path, how: How, te
             found[side].append(measured)
             said = measured.get("error") or f"{measured['seconds']:.2f} s, {measured['peak_mib']:.0f} MiB"
             tell(f"{workload.name}, round {number + 1}, {side}: {said}")
+    facts = folder / FACTS
+    found["facts"] = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
     shutil.rmtree(folder, ignore_errors=True)
     return found
 

@@ -28,10 +28,15 @@ def target(workload: str, side: str, precision: str) -> float | None:
     return {"short": 1.5, "frozen": 3.0, **dict.fromkeys(TEXTS, 1.3)}.get(workload, 1.0)
 
 
-def figures(workload: str, found: Mapping[str, Sequence[Measured]], precision: str) -> dict[str, Any]:
+def figures(workload: str, found: Mapping[str, Any], precision: str) -> dict[str, Any]:
     """One line a side; peers have their ratios to ours."""
-    ours = found[OURS]
-    return {side: _line(workload, side, measured, ours, precision) for side, measured in found.items()}
+    ours, facts = found[OURS], found["facts"]
+    lines = {side: _line(workload, side, found[side], ours, precision) for side in SIDES if side in found}
+    if facts.get("peak_flops"):
+        for line in lines.values():
+            if "seconds" in line:
+                line["mfu"] = facts["flops"] / line["seconds"] / facts["peak_flops"]
+    return lines
 
 
 def _line(
@@ -46,6 +51,7 @@ def _line(
         "seconds": seconds,
         "wall_seconds": median(one["wall_seconds"] for one in measured),
         "peak_mib": median(one["peak_mib"] for one in measured),
+        "device_mib": median(one["device_mib"] for one in measured),
         "tokens_per_second": first["tokens"] / seconds,
         **{name: first[name] for name in ("steps", "rows", "tokens", "computed")},
         "curve": curve(first["losses"]),

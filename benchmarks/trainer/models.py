@@ -37,7 +37,7 @@ def _tokenizer(words: Sequence[str], around: str, pair: str | None, **more: Any)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=around, pair=pair, special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]", "</s>")]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", padding_side="right", **more
     )
 
@@ -51,7 +51,7 @@ def _bert(folder: Path, words: Sequence[str], shape: Shape, dropout: float) -> N
     tokenizer.save_pretrained(folder)
     drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), **drops, **shape)
-    AutoModel.from_config(config).save_pretrained(folder)
+    AutoModel.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 def _llama(folder: Path, words: Sequence[str], shape: Shape, dropout: float) -> None:
@@ -69,7 +69,7 @@ def _llama(folder: Path, words: Sequence[str], shape: Shape, dropout: float) -> 
         eos_token_id=END,
         **{name: value for name, value in shape.items() if name != "vocab_size"},
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 def _t5(folder: Path, words: Sequence[str], shape: Shape, dropout: float) -> None:
@@ -78,14 +78,14 @@ def _t5(folder: Path, words: Sequence[str], shape: Shape, dropout: float) -> Non
     tokenizer.save_pretrained(folder)
     ids = {"pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD}
     config = AutoConfig.for_model("t5", vocab_size=len(tokenizer), dropout_rate=dropout, **ids, **shape)
-    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 def _vit(folder: Path, words: Sequence[str], shape: Shape, dropout: float) -> None:  # noqa: ARG001
     side = {"height": shape["image_size"], "width": shape["image_size"]}
     ViTImageProcessorPil(size=side).save_pretrained(folder)
     drops = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    AutoModel.from_config(AutoConfig.for_model("vit", **drops, **shape)).save_pretrained(folder)
+    AutoModel.from_config(AutoConfig.for_model("vit", **drops, **shape)).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 def _wav2vec2(folder: Path, words: Sequence[str], shape: Shape, dropout: float) -> None:  # noqa: ARG001
@@ -96,7 +96,7 @@ def _wav2vec2(folder: Path, words: Sequence[str], shape: Shape, dropout: float) 
     vocabulary = folder / "vocab.json"
     vocabulary.write_text(json.dumps({letter: number for number, letter in enumerate(LETTERS)}), encoding="utf-8")
     tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary))  # type: ignore[no-untyped-call]
-    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer).save_pretrained(folder)
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
     drops = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout")
     config = AutoConfig.for_model(
         "wav2vec2",
@@ -110,7 +110,7 @@ def _wav2vec2(folder: Path, words: Sequence[str], shape: Shape, dropout: float) 
         **dict.fromkeys(drops, dropout),
         **shape,
     )
-    AutoModel.from_config(config).save_pretrained(folder)
+    AutoModel.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 Saver = Callable[[Path, Sequence[str], Shape, float], None]

@@ -42,13 +42,15 @@ class Clock:
         self._profiler = None if profile is None else Profiler(Path(profile))
 
     def update(self, snapshot: Any) -> None:
+        from benchmarks.trainer import devices  # takes seconds in the supervisor, which has no torch
+
         watch = self.watch
         if not watch.started:
             if snapshot.activity == "Training":
                 watch.start()
             return
         if snapshot.step > watch.steps:
-            watch.step()
+            watch.step(devices.wait if snapshot.step == snapshot.total_steps else None)
             watch.rows, watch.tokens = snapshot.samples, snapshot.tokens
             watch.data_wait_seconds = snapshot.data_wait_seconds
             if self._profiler is not None:
@@ -56,7 +58,7 @@ class Clock:
         if snapshot.loss_step is not None and (not watch.losses or watch.losses[-1][0] < snapshot.loss_step):
             watch.losses.append((snapshot.loss_step, snapshot.loss))
             if snapshot.loss_step == snapshot.total_steps:
-                watch.stop()
+                watch.stop(devices.peak_mib())
                 watch.write(self.result)
 
     def close(self) -> None:
@@ -90,14 +92,15 @@ def rank() -> int:
     from finetune_trainer import worker
     from finetune_trainer.training.run import Run
 
-    train = worker.train
+    names = vars(worker)
+    train = names["train"]
 
     def timed(run: Run) -> None:
         clock = Clock(Stopwatch(), Path(os.environ[ENV_RESULT]), os.environ.get(ENV_PROFILE))
         run.reporter.sinks.append(clock)
         train(run)
 
-    worker.train = timed
+    names["train"] = timed
     return program.main()
 
 

@@ -19,10 +19,12 @@ import transformers
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.trainer import devices
 from benchmarks.trainer.sides import GROUPED, SCRIPTS, SIDES, TRL_PADDED, TRL_PADDING_FREE, Side
 from benchmarks.trainer.stopwatch import Stopwatch
 from benchmarks.trainer.workloads import SEED, Workload, read_workload
 
+Told = Mapping[str, Any]
 Collate = Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
 IGNORED = -100
 
@@ -40,7 +42,7 @@ class Order(Sampler[int]):
         return len(self._indices)
 
 
-class Watched(TrainerCallback):  # type: ignore[misc]
+class Watched(TrainerCallback):
     """Holds the watch while the trainer trains."""
 
     def __init__(self, watch: Stopwatch) -> None:
@@ -49,15 +51,15 @@ class Watched(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, *about: Any, **more: Any) -> None:  # noqa: ARG002
         self.watch.start()
 
-    def on_step_end(self, *about: Any, **more: Any) -> None:  # noqa: ARG002
-        self.watch.step()
+    def on_step_end(self, arguments: Any, state: Any, control: Any, **more: Any) -> None:  # type: ignore[override]  # noqa: ARG002
+        self.watch.step(devices.wait if state.global_step == state.max_steps else None)
 
-    def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:  # noqa: ARG002
+    def on_log(self, arguments: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:  # type: ignore[override]  # noqa: ARG002
         if logs and "loss" in logs:
             self.watch.losses.append((state.global_step, float(logs["loss"])))
 
     def on_train_end(self, *about: Any, **more: Any) -> None:  # noqa: ARG002
-        self.watch.stop()
+        self.watch.stop(devices.peak_mib())
 
 
 @dataclass
@@ -89,8 +91,8 @@ def _size(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     return tokens, computed
 
 
-def arguments(workload: Workload, side: Side, folder: Path, gpus: int) -> dict[str, Any]:
-    """What every trainer is told."""
+def arguments(workload: Workload, side: Side, folder: Path, precision: str, gpus: int) -> dict[str, Any]:
+    """What every trainer is told. `precision` is ours; the peers have no fp8, and by themselves fp32 on a CPU."""
     steps = workload.steps
     epochs = workload.epochs if side.name == GROUPED else 1
     return {
@@ -109,7 +111,7 @@ def arguments(workload: Workload, side: Side, folder: Path, gpus: int) -> dict[s
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": gpus == 0,
-        "bf16": side.bf16,
+        "bf16": precision in ("bf16", "fp8") or (gpus > 0 and precision == "auto"),
         "dataloader_pin_memory": gpus > 0,
         "dataloader_num_workers": 0,
         "remove_unused_columns": False,
@@ -153,7 +155,7 @@ def collator(workload: Workload, side: Side, folder: Path, model: Any) -> Collat
 def _pictures(start: Path) -> Collate:
     from PIL import Image
 
-    processor = transformers.AutoImageProcessor.from_pretrained(start, backend="pil")
+    processor = transformers.AutoImageProcessor.from_pretrained(start, backend="pil")  # type: ignore[no-untyped-call]
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         images = [Image.open(row["image"]).convert("RGB") for row in rows]
@@ -166,9 +168,9 @@ def _pictures(start: Path) -> Collate:
 
 
 def _clips(start: Path) -> Collate:
-    import soundfile
+    import soundfile  # type: ignore[import-untyped]
 
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(start)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(start)  # type: ignore[no-untyped-call]
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         heard = [soundfile.read(row["audio"], dtype="float32")[0] for row in rows]
@@ -179,15 +181,14 @@ def _clips(start: Path) -> Collate:
     return collate
 
 
-def hugging_face(workload: Workload, side: Side, folder: Path, gpus: int, watch: Stopwatch) -> Trainer:
+def hugging_face(workload: Workload, side: Side, folder: Path, told: Told, watch: Stopwatch) -> Trainer:
     model, rows = load_model(folder), read_rows(folder)
     if side.name == GROUPED:
         rows = [row | {"length": len(row["input_ids"])} for row in rows]
     collate = collator(workload, side, folder, model)
-    told = TrainingArguments(**arguments(workload, side, folder, gpus))
     return _ordered(Trainer, side, folder)(
         model=model,
-        args=told,
+        args=TrainingArguments(**told),
         train_dataset=rows,
         data_collator=Counting(_without_length(collate) if side.name == GROUPED else collate, watch),
         callbacks=[Watched(watch)],
@@ -198,14 +199,14 @@ def _without_length(collate: Collate) -> Collate:
     return lambda rows: collate([{name: value for name, value in row.items() if name != "length"} for row in rows])
 
 
-def trl(workload: Workload, side: Side, folder: Path, gpus: int, watch: Stopwatch) -> Trainer:
+def trl(workload: Workload, side: Side, folder: Path, told: Told, watch: Stopwatch) -> Trainer:  # noqa: ARG001
     """SFTTrainer on the same tokens. Padded it has its own defaults, but for the length, which is ours."""
-    from datasets import Dataset
+    from datasets import Dataset  # type: ignore[import-untyped]
     from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found,unused-ignore]
 
-    told = arguments(workload, side, folder, gpus) | {"remove_unused_columns": True}
+    own = dict(told) | {"remove_unused_columns": True}
     config = SFTConfig(
-        **told, max_length=None, packing=False, padding_free=side.name == TRL_PADDING_FREE, gradient_checkpointing=False
+        **own, max_length=None, packing=False, padding_free=side.name == TRL_PADDING_FREE, gradient_checkpointing=False
     )
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "start")
     trainer = _ordered(SFTTrainer, side, folder)(
@@ -239,11 +240,11 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     folder, side, result = Path(sys.argv[1]), SIDES[sys.argv[2]], Path(sys.argv[3])
-    workload, _, gpus = read_workload(folder)
+    workload, precision, gpus = read_workload(folder)
     torch.set_num_threads(int(sys.argv[4]))
     make = trl if side.name in (TRL_PADDED, TRL_PADDING_FREE) else hugging_face
     watch = Stopwatch()
-    make(workload, side, folder, gpus, watch).train()
+    make(workload, side, folder, arguments(workload, side, folder, precision, gpus), watch).train()
     watch.write(result)
 
 

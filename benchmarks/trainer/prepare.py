@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.trainer import corpora, models
 from benchmarks.trainer.words import Writer, vocabulary
-from benchmarks.trainer.workloads import SEED, Workload, read_workload
+from benchmarks.trainer.workloads import FACTS, SEED, Workload, read_workload
 
 HELD_OUT = 16
 """Rows of validation and test: training is what is measured."""
@@ -73,7 +73,18 @@ def run_config(workload: Workload, folder: Path, precision: str, gpus: int) -> d
     }
 
 
-def write_start(folder: Path) -> None:
+def _tell_flops(module: Any, examples: Sequence[Any], epochs: int, precision: str, folder: Path) -> None:
+    """What the run computes, and what the device could at most, for the share of it that was used."""
+    from benchmarks.trainer import devices
+
+    lengths = [len(example["input_ids"]) for example in examples] * epochs
+    shape = module.config
+    flops = devices.training_flops(module, lengths, shape.num_hidden_layers, shape.hidden_size)
+    known = {"flops": flops, "peak_flops": devices.peak_flops(precision), "device": devices.name()}
+    (folder / FACTS).write_text(json.dumps(known), encoding="utf-8")
+
+
+def write_start(workload: Workload, folder: Path) -> None:
     """What our run begins with, for the peers: weights, encoded rows, their order."""
     import torch
 
@@ -96,6 +107,8 @@ def write_start(folder: Path) -> None:
     model, new = task.load_model()
     module = METHODS[config.method.type](config.method).prepare(model, new)
     task.prepare(module.eval(), examples, World(0, 1, torch.device("cpu")))
+    if workload.gpu:
+        _tell_flops(module, examples[Side.TRAIN], workload.epochs, config.training.precision, folder)
     _save_start(module, folder / "start", task)
     rows = [peer_row(config.task, example) for example in examples[Side.TRAIN]]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -153,13 +166,9 @@ def _list(numbers: Sequence[Any]) -> list[int]:
 
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
-    write_inputs(*_with_folder(folder))
-    write_start(folder)
-
-
-def _with_folder(folder: Path) -> tuple[Workload, Path, str, int]:
     workload, precision, gpus = read_workload(folder)
-    return workload, folder, precision, gpus
+    write_inputs(workload, folder, precision, gpus)
+    write_start(workload, folder)
 
 
 if __name__ == "__main__":

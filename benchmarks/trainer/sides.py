@@ -18,7 +18,6 @@ class Side:
     name: str
     what: str
     same_steps: bool = True
-    bf16: bool = False
 
 
 SIDES: Mapping[str, Side] = {

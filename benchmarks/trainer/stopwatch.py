@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Stopwatch:
     tokens: int = 0
     computed: int = 0
     peak_mib: float = 0.0
+    device_mib: float = 0.0
     data_wait_seconds: float | None = None
     step_ends: list[float] = field(default_factory=list)
     losses: list[tuple[int, float]] = field(default_factory=list)
@@ -41,15 +43,20 @@ class Stopwatch:
         self.processor_started = time.process_time()
         self.started = time.perf_counter()
 
-    def step(self) -> None:
-        """A step ended; the last one is the end of the loop, and what is saved then does not count."""
+    def step(self, wait: Callable[[], None] | None = None) -> None:
+        """A step ended; the last one is the end of the loop, and what is saved then does not count.
+
+        `wait` returns when the device has done what it was told, which only the last step has to know.
+        """
+        if wait is not None:
+            wait()
         self.steps += 1
         self.seconds = time.perf_counter() - self.started
         self.processor_seconds = time.process_time() - self.processor_started
         self.step_ends.append(round(self.seconds, 4))
 
-    def stop(self) -> None:
-        self.peak_mib = peak_mib()
+    def stop(self, device_mib: float = 0.0) -> None:
+        self.peak_mib, self.device_mib = peak_mib(), device_mib
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")

@@ -34,6 +34,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         for side, figures in known["figures"].items():
             if "curve" in figures:
                 lines.append(f"- {name}, {side}: " + " ".join(f"{loss:.3f}" for loss in figures["curve"]))
+    lines += _shares(workloads)
     used = {side for known in workloads.values() for side in known["figures"]}
     return "\n".join([*lines, "", *(f"- `{name}`: {side.what}" for name, side in SIDES.items() if name in used)])
 
@@ -69,6 +70,17 @@ def _cells(workload: str, side: str, figures: Mapping[str, Any]) -> list[str]:
 def _waits(workloads: Mapping[str, Any]) -> str:
     shares = {name: known["figures"][OURS].get("data_wait_share") for name, known in workloads.items()}
     return ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share is not None)
+
+
+def _shares(workloads: Mapping[str, Any]) -> list[str]:
+    """Of what the device could do at most, where that is known."""
+    lines = [(name, side, line) for name, known in workloads.items() for side, line in known["figures"].items()]
+    used = [
+        f"- {name}, {side}: {line['mfu']:.1%}, {line['device_mib']:.0f} MiB"
+        for name, side, line in lines
+        if "mfu" in line
+    ]
+    return ["", "Share of the device's peak (MFU), and its memory:", "", *used] if used else []
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.trainer.words import Lengths
 
+FACTS = "facts.json"
 SEED = 7
 """Of data, order, new weights and dropout."""
 ENCODER = {
@@ -99,7 +100,7 @@ def _encoder(name: str, corpus: str, lengths: Lengths, rows: int, batch: int, **
 
 
 def _decoder(name: str, corpus: str, lengths: Lengths, rows: int, batch: int, **more: Any) -> Workload:
-    known = {"shape": DECODER, "words": 16_000, "dropout": 0.0, "max_length": lengths.most} | more
+    known: dict[str, Any] = {"shape": DECODER, "words": 16_000, "dropout": 0.0, "max_length": lengths.most} | more
     return Workload(name, "text-generation", corpus, lengths, "llama", rows=rows, batch=batch, **known)
 
 
