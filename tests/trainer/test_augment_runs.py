@@ -4,7 +4,6 @@ and after a stop; and what is evaluated is not touched.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -97,26 +96,6 @@ def losses(run: ARun) -> list[float]:
     (step,) = [line["loss"] for line in run.lines("metrics.jsonl") if "loss" in line]
     metrics = run.read("outcome.json")["metrics"]
     return [step, metrics["validation_loss"], metrics["test_loss"]]
-
-
-def test_changed_and_oversampled_it_resumes_to_the_same_bytes(
-    trainer: WarmTrainer, small_run: ARun, tmp_path: Path
-) -> None:
-    """The checkpoint holds no random state for it: every draw follows from seed, epoch, row and copy."""
-    data = write_rows(tmp_path / "rows.csv", uneven(60, 20))
-    dataset = {"train": [{"uri": data.as_uri()}], "augment": {"text": WORDS}, "balance": {"oversample": "Minority"}}
-    run = small_run.with_("dataset", **dataset).with_("training", numTrainEpochs=4)
-    undisturbed = in_folder(run, tmp_path / "undisturbed")
-    assert trainer.run(undisturbed).code == ExitCode.DONE
-    attempt = trainer.start(run)
-    attempt.until_step(10)
-    attempt.send(signal.SIGTERM)
-    assert attempt.end().code == ExitCode.PREEMPTED
-    again = run.with_("job", attempt=2)
-    ended = trainer.run(again)
-    assert ended.code == ExitCode.DONE, ended.log
-    assert again.read("status.json")["checkpoint"]["resumedFromStep"] >= 10
-    assert again.weights() == undisturbed.weights()
 
 
 def uneven(many: int, few: int) -> list[tuple[str, str]]:

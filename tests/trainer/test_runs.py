@@ -1,5 +1,6 @@
-"""Whole runs of the real supervisor and its ranks: they learn and finish, and a run that is stopped or killed goes on
-to the same bytes as one that never was.
+"""Whole runs of the real supervisor and its ranks: they learn, finish, and say what went wrong.
+
+Runs that are stopped or killed, and go on, are in test_exact_resume.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load
 
-from finetune_api.progress import ExitCode, FailureClass, Outcome, Result
+from finetune_api.progress import ExitCode, Outcome, Result
+from support.killing import in_folder, next_attempt, resumed_step
 from support.models import sentences, write_rows
 from support.runs import ARun, Attempt, WarmTrainer
 
@@ -26,22 +28,6 @@ STOPPED_AT = 20
 MASTER_PORT = "29617"
 
 
-def in_folder(run: ARun, root: Path) -> ARun:
-    """The same run in another folder."""
-    moved = {"folder": str(root / "run"), "checkpointFolder": str(root / "run" / "checkpoints")}
-    return ARun(root, {**run.config, **moved})
-
-
-def next_attempt(run: ARun, **checkpoint: Any) -> ARun:
-    job = run.config["job"]
-    return run.with_("job", attempt=job["attempt"] + 1).with_("checkpoint", **checkpoint)
-
-
-def without_time(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    return [{name: line[name] for name in line if name not in {"time", "tokens_per_second"}} for line in lines]
-
-
 def everything_in(folder: Path) -> dict[str, tuple[int, int]]:
     """Name to time of change and size of every file."""
     return {
@@ -49,11 +35,6 @@ def everything_in(folder: Path) -> dict[str, tuple[int, int]]:
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def resumed_step(run: ARun) -> int:
-    step: int = run.read("status.json")["checkpoint"]["resumedFromStep"]
-    return step
 
 
 def difference(one: ARun, other: ARun) -> float:
@@ -175,70 +156,12 @@ def test_the_next_run_of_a_job_starts_over(trainer: WarmTrainer, small_run: ARun
     assert [path.name for path in second.checkpoints.glob("step-*")] == ["step-2"]
 
 
-@pytest.mark.parametrize(
-    "processes", [pytest.param(1, id="1 process"), pytest.param(2, id="2 processes"), pytest.param(3, id="3 processes")]
-)
-def test_stopped_and_resumed_it_ends_with_the_same_bytes(
-    processes: int, trainer: WarmTrainer, small_run: ARun, undisturbed: Callable[[ARun], ARun]
-) -> None:
-    """SIGTERM, twice in a row: each time it saves where it is and ends with 75, and the last attempt finishes."""
-    run = small_run.with_processes(processes)
-    for step in (STOPPED_AT, 2 * STOPPED_AT):
-        attempt = trainer.start(run)
-        attempt.until_step(step)
-        attempt.send(signal.SIGTERM)
-        ended = attempt.end()
-        assert ended.code == ExitCode.PREEMPTED, ended.log
-        assert ended.outcome.outcome is Result.PREEMPTED
-        assert run.read("status.json")["phase"] == "Suspended"
-        run = next_attempt(run)
-    assert trainer.run(run).code == ExitCode.DONE
-    assert resumed_step(run) >= 2 * STOPPED_AT
-    other = undisturbed(run)
-    assert run.weights() == other.weights()
-    assert without_time(run.lines("metrics.jsonl")) == without_time(other.lines("metrics.jsonl"))
-
-
-@pytest.mark.parametrize("processes", [pytest.param(1, id="1 process"), pytest.param(2, id="2 processes")])
-def test_killed_and_resumed_it_ends_with_the_same_bytes(
-    processes: int, trainer: WarmTrainer, small_run: ARun, undisturbed: Callable[[ARun], ARun]
-) -> None:
-    """SIGKILL for everything at once, some steps after the last save."""
-    run = small_run.with_processes(processes).with_("checkpoint", everySteps=8)
-    attempt = trainer.start(run)
-    attempt.until_step(STOPPED_AT)
-    attempt.vanish()
-    run = next_attempt(run)
-    ended = trainer.run(run)
-    assert ended.code == ExitCode.DONE, ended.log
-    assert resumed_step(run) >= 8
-    assert resumed_step(run) % 8 == 0
-    other = undisturbed(run)
-    assert run.weights() == other.weights()
-    assert without_time(run.lines("metrics.jsonl")) == without_time(other.lines("metrics.jsonl"))
-
-
 def stopped_late(trainer: WarmTrainer, run: ARun) -> ARun:
     """The run's next attempt, after it saved every eight steps and was killed."""
     attempt = trainer.start(run.with_("checkpoint", everySteps=8))
     attempt.until_step(3 * STOPPED_AT)
     attempt.vanish()
     return next_attempt(run)
-
-
-def test_a_torn_checkpoint_falls_back_to_the_one_before(
-    trainer: WarmTrainer, small_run: ARun, undisturbed: Callable[[ARun], ARun]
-) -> None:
-    """It says so, loses some steps, and still ends with the same bytes."""
-    run = stopped_late(trainer, small_run)
-    older, newer = sorted(run.checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]))
-    weights = newer / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    ended = trainer.run(run)
-    assert ended.code == ExitCode.DONE, ended.log
-    assert f"checkpoint {newer.name} is of no use: model.safetensors is not whole" in ended.log
-    assert resumed_step(run) == int(older.name[5:])
-    assert run.weights() == undisturbed(run).weights()
 
 
 def test_resume_never_starts_from_the_first_step(
@@ -283,46 +206,6 @@ def test_the_number_of_processes_does_not_show(
     for each in (run, many):
         assert trainer.run(each).code == ExitCode.DONE
     assert difference(run, many) < 1e-5
-
-
-def test_resumed_on_another_number_of_processes_it_goes_on(
-    trainer: WarmTrainer, small_run: ARun, undisturbed: Callable[[ARun], ARun]
-) -> None:
-    """And says that the last bit may differ."""
-    run = stopped_late(trainer, small_run).with_processes(2)
-    ended = trainer.run(run)
-    assert ended.code == ExitCode.DONE, ended.log
-    assert "processes: 1 before, 2 now" in ended.log
-    assert resumed_step(run) > 0
-    assert difference(run, undisturbed(small_run)) < 1e-4
-
-
-def test_stopped_in_an_evaluation_it_ends_at_once(trainer: WarmTrainer, small_run: ARun, tmp_path: Path) -> None:
-    """The evaluation of thousands of rows is left in the middle, and done again by the next attempt."""
-    many = write_rows(tmp_path / "many.csv", sentences(12_000))
-    sources = {"sources": [{"uri": many.as_uri()}]}
-    run = small_run.with_("dataset", validation=sources, dedup={"acrossSplits": False}).with_processes(2)
-    run = run.with_("training", numTrainEpochs=1)
-    attempt = trainer.start(run)
-    status = run.folder / "status.json"
-    attempt.until(lambda: status.exists() and '"reason": "Evaluating"' in status.read_text(), "evaluation")
-    attempt.send(signal.SIGTERM)
-    ended = attempt.end()
-    assert ended.code == ExitCode.PREEMPTED, ended.log
-    assert not [line for line in run.lines("metrics.jsonl") if "validation_loss" in line]
-    run = next_attempt(run)
-    assert trainer.run(run).code == ExitCode.DONE
-    assert len([line for line in run.lines("metrics.jsonl") if "validation_loss" in line]) == 1
-
-
-def test_stopped_while_it_prepares_it_ends_at_once(trainer: WarmTrainer, small_run: ARun) -> None:
-    attempt = trainer.start(small_run)
-    attempt.until(lambda: attempt.ranks(), "ranks")
-    attempt.send(signal.SIGTERM)
-    ended = attempt.end()
-    assert ended.code == ExitCode.PREEMPTED
-    assert ended.outcome.failure is not None
-    assert ended.outcome.failure.class_ is FailureClass.PREEMPTED
 
 
 def test_a_killed_rank_takes_its_peers_with_it(trainer: WarmTrainer, small_run: ARun) -> None:
