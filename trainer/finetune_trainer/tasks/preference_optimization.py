@@ -100,12 +100,15 @@ write("A prompt", do_sample=False)"""
 
     def _with_reference(self, model: nn.Module, examples: Sequence[Example], world: World) -> Sequence[Example]:
         from finetune_trainer.training.evaluate import evaluation_batches
+        from finetune_trainer.training.sharded import dealt
 
         own: dict[int, tuple[float, ...]] = {}
-        for indices in evaluation_batches(self, examples)[world.rank :: world.size]:
-            own |= zip(indices, self._log_likelihoods(model, [examples[index] for index in indices]), strict=True)
-        found = {index: values for part in world.all_gather(own) for index, values in part.items()}
-        return Changed(examples, lambda index, example: {**example, "reference": found[index]})
+        for indices, is_own in dealt(evaluation_batches(self, examples), model, world):
+            if indices is not None:
+                found = self._log_likelihoods(model, [examples[index] for index in indices])
+                own |= zip(indices, found, strict=True) if is_own else ()
+        known = {index: values for part in world.all_gather(own) for index, values in part.items()}
+        return Changed(examples, lambda index, example: {**example, "reference": known[index]})
 
     def _log_likelihoods(self, model: nn.Module, examples: Sequence[Example]) -> list[tuple[float, ...]]:
         """Of both answers of each example."""

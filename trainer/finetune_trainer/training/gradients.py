@@ -7,7 +7,8 @@ loss and its gradient by each embedding; then each micro-batch again, with that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -16,6 +17,7 @@ from finetune_trainer.tasks.base import Batch
 from finetune_trainer.training.chunked_loss import outputs_of
 from finetune_trainer.training.feeding import MicroBatch
 from finetune_trainer.training.run import Run
+from finetune_trainer.training.sharded import gradients_stay, is_sharded, rounds, together
 from finetune_trainer.training.state import seed_everything
 
 Embeddings = tuple[torch.Tensor, ...]
@@ -29,19 +31,33 @@ def accumulate(run: Run, parts: Sequence[MicroBatch]) -> None:
     """Sum up this process's micro-batches, and with the last of them share the gradients with all processes."""
     run.norms.begin_step()
     forward = _contrasted(run, parts) if run.task.whole_batch else _summed(run)
-    for part in parts[:-1]:
-        with run.accelerator.no_sync(run.replica), part.drawing():
-            run.accelerator.backward(run.scaler.scaled(forward(part)))
-    if parts:
-        with parts[-1].drawing():
-            _share(run, forward(parts[-1]))
-    else:
-        _take_part(run)
+    last = rounds(run.model, len(parts), run.world) - 1
+    for number in range(last + 1):
+        with _adding_up(run, number == last), parts[number].drawing() if number < len(parts) else nullcontext():
+            value = forward(parts[number]) if number < len(parts) else _nothing(run)
+            with run.world.with_peers() if number == last else nullcontext():
+                run.accelerator.backward(run.scaler.scaled(value))
     run.norms.end_step(run.world)
 
 
-def _take_part(run: Run) -> None:
-    """Backward with weight zero: a process without rows still has to answer when gradients are summed.
+@contextmanager
+def _adding_up(run: Run, last: bool) -> Iterator[None]:
+    """A forward and a backward; all processes sum up their gradients in that of the `last` micro-batch.
+
+    What is sharded waits for its peers in every layer, and sums up each time where gradients of whole weights do not
+    fit.
+    """
+    if not is_sharded(run.model):
+        with nullcontext() if last else run.accelerator.no_sync(run.replica):
+            yield
+        return
+    stays = run.choices.adds_up_whole and not last
+    with together(run.model, run.world), gradients_stay(run.model) if stays else nullcontext():
+        yield
+
+
+def _nothing(run: Run) -> torch.Tensor:
+    """Forward to zero: a process without rows still has to answer when gradients are summed, or weights gathered.
 
     In evaluation mode, so that one row is enough for batch norms, and their averages stay as they are.
     """
@@ -50,14 +66,8 @@ def _take_part(run: Run) -> None:
     outputs = outputs_of(run.replica, batch)
     values = run.task.embed(outputs) if run.task.whole_batch else (run.task.loss(outputs, batch),)
     nothing = sum((value.sum() for value in values), torch.zeros((), device=run.world.device)) * 0.0
-    _share(run, nothing + _dot(run.task.shared_parameters(run.model), None))
     run.replica.train()
-
-
-def _share(run: Run, value: torch.Tensor) -> None:
-    """Backward, in which all processes sum up their gradients."""
-    with run.world.with_peers():
-        run.accelerator.backward(run.scaler.scaled(value))
+    return nothing + _dot(run.task.shared_parameters(run.model), None)
 
 
 def _summed(run: Run) -> Surrogate:

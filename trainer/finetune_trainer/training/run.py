@@ -97,7 +97,7 @@ class Run:
         self.sizes = sizes_of(self.task, self.train.examples)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         # Gradients that are shared with other processes have to come by autograd.
-        alone = self.world.device.type == "cpu" and self.replica is self.model
+        alone = self.world.device.type == "cpu" and self.world.size == 1
         self.tables = tables_of(self.model) if alone else []
         self.scaler = LossScale(self.choices.precision == Precision.FP16, self.world.device)
 

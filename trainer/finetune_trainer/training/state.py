@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune_trainer.files import write_json
+from finetune_trainer.training.parts import Part, fill_from, in_parts, part_of, read_parts, whole_state_in_parts
+from finetune_trainer.training.sharded import is_sharded
 
 WEIGHTS = "model.safetensors"
 AVERAGE = "average.safetensors"
@@ -69,7 +71,10 @@ def write_weights(folder: Path, tensors: Mapping[str, torch.Tensor], name: str =
 
 def read_weights(folder: Path, model: nn.Module) -> None:
     """Put the weights of a checkpoint, or of an evaluation's, back."""
-    model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+    if is_sharded(model):
+        fill_from(folder / WEIGHTS, trained_tensors(model))
+    else:
+        model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,11 @@ class WholeState:
 
 def whole_state(
     state: State, model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, torch.Tensor]
-) -> WholeState:
-    """The state of a run at this moment; its tensors are those that training goes on with."""
+) -> WholeState | Part:
+    """The state of a run at this moment, or this process's part; its tensors are those that training goes on with."""
+    if is_sharded(model):
+        part = part_of(trained_tensors(model), average, model, optimizer)
+        return replace(part, documents={STATE: asdict(state)} if part.rank == 0 else {})
     return WholeState(trained_tensors(model), average, optimizer.state_dict(), asdict(state))
 
 
@@ -201,10 +209,14 @@ def read_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, torch.Tensor]
 ) -> State:
     """Put the weights, their average and the optimizer back, and return where the run stood."""
-    read_weights(folder, model)
-    for name, tensor in (load_file(folder / AVERAGE) if average else {}).items():
-        average[name].copy_(tensor)
-    optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+    if in_parts(folder):
+        read_parts(folder, trained_tensors(model), average, model, optimizer)
+    else:
+        read_weights(folder, model)
+        if average:
+            fill_from(folder / AVERAGE, average)
+        known = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(whole_state_in_parts(known, optimizer) if is_sharded(model) else known)
     return State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 
