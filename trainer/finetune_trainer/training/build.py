@@ -38,6 +38,7 @@ from finetune_trainer.tasks.base import Examples, TaskKind
 from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.training.chunked_loss import aim
+from finetune_trainer.training.dropout import draw_faster
 from finetune_trainer.training.evaluate import Encoded, fixed_draws
 from finetune_trainer.training.features import keep_features
 from finetune_trainer.training.feeding import Feed, workers_of
@@ -86,6 +87,8 @@ def build_run(
         remove_padding(module)
     if choices.recompute:
         recompute(module)
+    if world.device.type == "cpu" and not choices.padding_free:
+        draw_faster(module)
     compute_in(module, choices.precision, world.device)
     accelerator = open_accelerator(world)
     replica = accelerator.prepare_model(module)
