@@ -105,7 +105,7 @@ class Training(Document):
     truncation: bool = Field(True, description="Cut and count longer texts; false refuses them.")
     beta: float = Field(0.1, gt=0, description="preference-optimization: how near to the reference model to stay.")
     precision: Precision = Field(
-        Precision.AUTO, description="auto is bf16 on a GPU that computes in it, fp32 on a CPU."
+        Precision.AUTO, description="auto is bf16 where the processor multiplies in it and it pays, else fp32."
     )
     seed: int = Field(42, ge=0, le=2**31 - 1, description="Seeds split, order, new weights and dropout.")
     constraints: ClassVar[tuple[Rule, ...]] = (

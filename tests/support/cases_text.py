@@ -223,7 +223,7 @@ tagging_by_a_real_encoder = partial(
     model=lambda folder, texts: {"uri": REAL_ENCODER},  # noqa: ARG005
     corpus=rows_of(text.tagged, 120),
     bar=Bar("f1", least=0.9),
-    training={"trainBatchSize": 16, "learningRate": 5e-4, "numTrainEpochs": 3, "dropout": 0.0},
+    training={"trainBatchSize": 16, "learningRate": 5e-4, "numTrainEpochs": 3, "dropout": 0.0, "precision": "fp32"},
 )
 reading = partial(
     Case,
