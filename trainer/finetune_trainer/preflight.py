@@ -26,6 +26,7 @@ from finetune_trainer.model_folder import ModelFolder, Needs, check_max_length, 
 from finetune_trainer.objective import check_smoothing
 from finetune_trainer.record import Facts, check_same_data, facts_of
 from finetune_trainer.report.trackers.choice import check_tracking
+from finetune_trainer.sharding_limits import check_sharding
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.augments import check_augment
 from finetune_trainer.tasks.base import TaskKind
@@ -112,6 +113,7 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     check_max_length(config.training.max_length, model)
     check_positions(config, model)
     check_smoothing(config, model)
+    check_sharding(config, model)
     check_padding(config, model)
     facts = facts_of(config, data, model, check_forgetting(config, data, model))
     for warned in facts.profile["warnings"]:

@@ -50,7 +50,8 @@ from finetune_trainer.training.precision import choose_precision, compute_in
 from finetune_trainer.training.recomputing import recompute, recomputes
 from finetune_trainer.training.run import Run, SavePlan
 from finetune_trainer.training.schedule import log_interval, total_steps, unfreezing_interval, warmup_steps
-from finetune_trainer.training.sharing import open_accelerator
+from finetune_trainer.training.sharded import gathered
+from finetune_trainer.training.sharing import adds_up_whole, asked_for, choose_strategy, open_accelerator, share
 from finetune_trainer.training.state import State, seed_everything
 from finetune_trainer.training.stop import StopFlag
 from finetune_trainer.training.training_rows import TrainingRows
@@ -91,10 +92,11 @@ def build_run(
         draw_faster(module)
     compute_in(module, choices.precision, world.device)
     accelerator = open_accelerator(world)
-    replica = accelerator.prepare_model(module)
-    encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
-    encoded = keep_features(config, task, module, encoded, world)
-    forgetting = prepare_forgetting(task, module, new, examples[Side.TRAIN], world)
+    replica = share(module, accelerator, choices, world)
+    with gathered(module):
+        encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
+        encoded = keep_features(config, task, module, encoded, world)
+        forgetting = prepare_forgetting(task, module, new, examples[Side.TRAIN], world)
 
     module.train()
     reporter.update(total_steps=choices.total_steps)
@@ -184,7 +186,7 @@ def _choose(
             files.write_json(folder / files.RECORD, record_of(config, facts, choices, _around(world)))
         else:
             _warn_if_inexact(choices, world, threads)
-            choices = _shared_by_more(choices, config, norms, world)
+            choices = asked_for(_shared_by_more(choices, config, norms, world), config, model)
     received: Choices = world.broadcast(choices)
     return received
 
@@ -203,6 +205,8 @@ def _new_choices(
         total_steps=total,
         warmup_steps=warmup_steps(training, total),
         recompute=recomputes(training.gradient_checkpointing, model, world.device),
+        strategy=choose_strategy(config, model, world),
+        adds_up_whole=adds_up_whole(model, world.device),
     )
 
 

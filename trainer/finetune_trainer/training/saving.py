@@ -21,6 +21,7 @@ from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.training.checkpoint import BEST, PREFIX
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.selection import standing_of
+from finetune_trainer.training.sharded import gathered_tensors
 from finetune_trainer.training.state import WeightFile, trained_tensors, whole_state
 from finetune_trainer.usage import energy_of
 
@@ -70,7 +71,7 @@ def save_best(run: Run) -> None:
     """Keep the weights that were evaluated at this step; every process takes part."""
     with _standstill(run):
         run.writer.wait()
-        staged = WeightFile(trained_tensors(run.model))
+        staged = WeightFile(gathered_tensors(trained_tensors(run.model), run.world))
         _hand_over(run, BEST, staged, best_steps(run), lambda _path, _now: None)
 
 
