@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks.trainer.stopwatch import Stopwatch
@@ -86,21 +87,36 @@ class Profiler:
             self._path.write_text(table, encoding="utf-8")
 
 
+def _wrap(module: ModuleType, name: str, wrapper: Callable[[Any], Any]) -> None:
+    names = vars(module)
+    names[name] = wrapper(names[name])
+
+
 def rank() -> int:
-    """`finetune_trainer.rank` with the clock among its reporter's sinks."""
+    """`finetune_trainer.rank` with the clock among its reporter's sinks.
+
+    The clock starts earlier where a frozen model's features are computed once: they take the place of its steps.
+    """
+    from finetune_api.method import MethodType
+    from finetune_api.run import RunConfig
     from finetune_trainer import rank as program
     from finetune_trainer import worker
+    from finetune_trainer.training import build
     from finetune_trainer.training.run import Run
 
-    names = vars(worker)
-    train = names["train"]
+    watch = Stopwatch()
 
-    def timed(run: Run) -> None:
-        clock = Clock(Stopwatch(), Path(os.environ[ENV_RESULT]), os.environ.get(ENV_PROFILE))
-        run.reporter.sinks.append(clock)
+    def timed(run: Run, train: Callable[[Run], None]) -> None:
+        run.reporter.sinks.append(Clock(watch, Path(os.environ[ENV_RESULT]), os.environ.get(ENV_PROFILE)))
         train(run)
 
-    names["train"] = timed
+    def started(keep_features: Callable[..., Any], config: RunConfig, *about: Any) -> Any:
+        if config.method.type is MethodType.FREEZE:
+            watch.start()
+        return keep_features(config, *about)
+
+    _wrap(worker, "train", lambda train: lambda run: timed(run, train))
+    _wrap(build, "keep_features", lambda keep: lambda *about: started(keep, *about))
     return program.main()
 
 
