@@ -162,3 +162,23 @@ def test_a_run_on_a_full_volume_ends_for_good(
     assert (ended.code, failure.class_) == (ExitCode.STORAGE_FULL, FailureClass.STORAGE_FULL), ended.log
     assert str(volume) in failure.message
     assert not list(volume.rglob("*.tmp-*"))
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(
+    trainer: WarmTrainer, small_run: ARun, small_volume: Callable[[int], Path]
+) -> None:
+    """It was written while training went on; with more room the next attempt goes on from what is there."""
+    weights = (Path(small_run.config["model"]["uri"].removeprefix("file://")) / "model.safetensors").stat().st_size
+    volume = small_volume(int(4.5 * weights) >> 10)
+    run = ARun(small_run.root, {**small_run.config, "checkpointFolder": str(volume / "checkpoints")})
+    run = run.with_("checkpoint", everySteps=2).with_("training", maxSteps=6).with_("evaluation", strategy="Never")
+    ended = trainer.run(run)
+    failure = ended.outcome.failure
+    assert failure is not None
+    assert (ended.code, failure.class_) == (ExitCode.STORAGE_FULL, FailureClass.STORAGE_FULL), ended.log
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["FENCE", "step-2"]
+    subprocess.run(["mount", "-o", f"remount,size={8 * weights}", str(volume)], check=True)
+    again = run.with_("job", attempt=2).with_("checkpoint", keepLast=1)
+    ended = trainer.run(again)
+    assert ended.code == ExitCode.DONE, ended.log
+    assert again.read("status.json")["checkpoint"]["resumedFromStep"] == 2

@@ -191,8 +191,8 @@ class CheckpointStore:
         """Until every other process has left its mark; the marks go. Raises Unavailable if one failed or is gone."""
         until = float("inf")
         while True:
-            marks = list(temporary.glob("rank-*.*"))
-            if any(mark.name.endswith(FAILED) for mark in marks) or time.monotonic() > until:
+            marks = list(temporary.glob(f"rank-*.{DONE}"))
+            if any(temporary.glob(f"rank-*.{FAILED}")) or time.monotonic() > until:
                 raise _part_lost("another process could not write its part of the checkpoint")
             if len(marks) == peers:
                 break

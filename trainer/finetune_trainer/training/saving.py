@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +57,9 @@ def save(run: Run) -> None:
             staged = whole_state(run.state, run.model, run.optimizer, run.average.tensors)
             _hand_over(run, PREFIX, staged, best, lambda path, now: _tell(run, step, path, now))
             run.saves.saved(step, time.monotonic())
+        elif run.world.is_main and run.reporter.now.checkpoint_uri is None:  # an earlier attempt has written it
+            path = run.store.folder / f"{PREFIX}{run.state.step}"
+            _tell(run, run.state.step, path, path.stat().st_mtime)
 
 
 def save_last(run: Run) -> None:
@@ -107,10 +109,10 @@ def fits(size: int, available: int | None, growth: int) -> bool:
 
 
 def _growth() -> int:
-    """How much more memory the processes of this node have held at their peak than they hold now."""
-    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    return max(0, peak - held) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """How many bytes more the processes of this node have held at their peak than they hold now, taken for alike."""
+    said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak, held = (int(said[name].split()[0]) << 10 for name in ("VmHWM", "VmRSS"))
+    return (peak - held) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _shown(size: int) -> str:

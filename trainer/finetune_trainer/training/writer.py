@@ -23,7 +23,8 @@ class Job:
         self, work: Callable[[], Path], told: Callable[[Path, float], None], sign: Callable[[], object]
     ) -> None:
         self.sign = sign
-        self._work, self._told = work, told
+        self._work: Callable[[], Path] | None = work
+        self._told = told
         self._path: Path | None = None
         self._error: BaseException | None = None
         self._ended = 0.0
@@ -31,10 +32,12 @@ class Job:
         self.thread.start()
 
     def _run(self) -> None:
+        assert self._work is not None
         try:
             self._path = self._work()
         except BaseException as error:
             self._error = error
+        self._work = None  # and with it the copy that was written
         self._ended = time.time()
 
     def conclude(self) -> None:
