@@ -85,11 +85,26 @@ def next_batches(run: Run) -> list[MicroBatch]:
 
 
 def _batches(run: Run, step: int) -> list[MicroBatch]:
-    parts = share(run.cut(step), run.world.rank, run.world.size)
-    if run.choices.padding_free and run.world.device.type == "cpu":
-        return [_joined(run, step, cells) for cells in _together(run, parts)]
-    seed, pinned = run.config.training.seed, run.world.device.type == "cuda"
-    return [MicroBatch(_collated(run, rows, pinned), number, draw_seed(seed, step, number)) for number, rows in parts]
+    return [made(run, step, cells) for cells in computed_at_once(run, step, run.world.rank)]
+
+
+def computed_at_once(run: Run, step: int, rank: int) -> list[Cells]:
+    """The parts of a step that the process `rank` has, in groups that it computes at once."""
+    parts = share(run.cut(step), rank, run.world.size)
+    return _together(run, parts) if _joins(run) else [[part] for part in parts]
+
+
+def made(run: Run, step: int, cells: Cells) -> MicroBatch:
+    """What is computed at once of a step, put together."""
+    if _joins(run):
+        return _joined(run, step, cells)
+    ((number, rows),) = cells
+    pinned = run.world.device.type == "cuda"
+    return MicroBatch(_collated(run, rows, pinned), number, draw_seed(run.config.training.seed, step, number))
+
+
+def _joins(run: Run) -> bool:
+    return run.choices.padding_free and run.world.device.type == "cpu"
 
 
 def _together(run: Run, parts: Cells) -> list[Cells]:

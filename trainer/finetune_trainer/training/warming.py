@@ -19,7 +19,8 @@ from finetune_trainer import heartbeat
 from finetune_trainer.planning.optimizers import state_bytes
 from finetune_trainer.tasks.base import Batch
 from finetune_trainer.training.chunked_loss import outputs_of
-from finetune_trainer.training.run import Drawn, Run
+from finetune_trainer.training.feeding import MicroBatch, computed_at_once, made
+from finetune_trainer.training.run import Run
 from finetune_trainer.training.state import seed_everything
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,13 @@ CANDIDATES = 8
 
 def warm_up(run: Run) -> None:
     """Compute the longest micro-batch once, on a GPU always, on a CPU where many steps are to come."""
-    if run.stop.requested and run.world.size == 1:
-        return
     left = run.choices.total_steps - run.state.step
     if left <= 0 or (run.world.device.type == "cpu" and left < CPU_STEPS):
         return
-    started, rows = time.monotonic(), longest(run)
+    started, part = time.monotonic(), longest(run)
     buffers = [(buffer, buffer.clone()) for buffer in run.model.buffers()]
     reserved = _reserve(run)
-    _compute(run, rows)
+    _compute(run, part)
     del reserved
     for buffer, before in buffers:
         buffer.copy_(before)
@@ -47,22 +46,26 @@ def warm_up(run: Run) -> None:
     for table in run.tables:
         table.clear()
     seconds = time.monotonic() - started
-    log.info("the longest micro-batch, %d rows of up to %d, fits (%.1f s)", len(rows), _most(run, rows), seconds)
+    log.info("the longest micro-batch, with %d tokens, fits (%.1f s)", part.batch.tokens, seconds)
     run.log_time += seconds
     run.first_time += seconds
 
 
-def longest(run: Run) -> list[Drawn]:
-    """The micro-batch that takes the most of those that an epoch has: rows times the length of the longest."""
+def longest(run: Run) -> MicroBatch:
+    """Of those that an epoch has for the first process, the one that takes the most."""
     sampler = run.sampler
     first = run.state.step // sampler.steps_per_epoch * sampler.steps_per_epoch
     steps = range(first, first + sampler.steps_per_epoch)
-    likely = heapq.nlargest(CANDIDATES, steps, key=lambda step: int(run.sizes[sampler.indices(step)].max()))
-    return max((part for step in likely for part in run.cut(step)), key=lambda part: len(part) * _most(run, part))
+    likely = heapq.nlargest(CANDIDATES, steps, key=lambda step: _weight(run, sampler.indices(step)))
+    found = ((step, cells) for step in likely for cells in computed_at_once(run, step, rank=0))
+    step, cells = max(found, key=lambda item: _weight(run, [index for _, rows in item[1] for index, _ in rows]))
+    return made(run, step, cells)
 
 
-def _most(run: Run, rows: Sequence[Drawn]) -> int:
-    return max(int(run.sizes[index]) for index, _ in rows)
+def _weight(run: Run, rows: Sequence[int]) -> int:
+    """Tokens, with the padding that there is."""
+    sizes = run.sizes[rows]
+    return int(sizes.sum() if run.choices.padding_free else sizes.max() * len(rows))
 
 
 def _reserve(run: Run) -> list[torch.Tensor]:
@@ -79,12 +82,13 @@ def _own_shape(weight: torch.Tensor) -> torch.Size:
     return local.shape
 
 
-def _compute(run: Run, rows: Sequence[Drawn]) -> None:
-    batch = run.task.collate([run.train.drawn(*row) for row in rows]).to(run.world.device)
+def _compute(run: Run, part: MicroBatch) -> None:
+    batch = part.batch.to(run.world.device)
     heartbeat.beat()
-    seed_everything(run.config.training.seed)
-    with run.world.with_peers():
+    seed_everything(part.seed)
+    with run.world.with_peers(), part.drawing():
         run.accelerator.backward(_value(run, batch))
+    heartbeat.beat()
 
 
 def _value(run: Run, batch: Batch) -> torch.Tensor:
