@@ -17,6 +17,7 @@ from finetune_trainer import crossval, handover, heartbeat
 from finetune_trainer.energy import open_meter
 from finetune_trainer.errors import ConfigError, EvaluationGateFailed
 from finetune_trainer.faults import explain
+from finetune_trainer.files import remove
 from finetune_trainer.log import Tail, set_up_logging
 from finetune_trainer.methods import METHODS
 from finetune_trainer.preflight import load_run_config
@@ -158,5 +159,9 @@ def _find_checkpoint(run: Run) -> Path | None:
     found = run.store.newest()
     for rejected in found.rejected:
         log.warning("checkpoint %s is of no use: %s", rejected.name, rejected.reason)
+        # It would count among the newest, and those that are saved on the way there would go instead of it.
+        remove(run.store.folder / rejected.name)
+    if found.path is None and found.rejected:
+        log.warning("none of %d checkpoints can be resumed from; the run starts over", len(found.rejected))
     run.store.forget_after(-1 if found.path is None else step_of(found.path))
     return found.path
