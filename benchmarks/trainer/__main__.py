@@ -32,6 +32,9 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny models and few rows: does it run, not how fast")
     parser.add_argument("--part", type=float, default=1.0, help="share of the rows: 0.25 for a first look")
     parser.add_argument("--passive", action="store_true", help="peers get OMP_WAIT_POLICY=PASSIVE: on a busy machine")
+    parser.add_argument(
+        "--peer-options", type=json.loads, default={}, help="JSON of further TrainingArguments of peers"
+    )
     parser.add_argument("--profile", metavar="WORKLOAD", help="print the longest operators of a step of ours instead")
     parser.add_argument("--output", type=Path, help="the JSON file; benchmarks/results/DATE.json if absent")
     return parser.parse_args(given)
@@ -45,6 +48,7 @@ def main(given: Sequence[str]) -> int:
         threads=available_processors(),
         gpus=1 if options.device == "cuda" else 0,
         passive=options.passive,
+        peer_options=options.peer_options,
     )
     with tempfile.TemporaryDirectory(prefix="finetune-benchmark-") as folder:
         if options.profile is not None:
@@ -79,6 +83,7 @@ def _measured(options: argparse.Namespace, how: compare.How, folder: Path) -> di
         "quick": options.quick,
         "part": options.part,
         "passive": how.passive,
+        "peer_options": how.peer_options,
         "machine": {"threads": how.threads, "processor": _processor()},
         "versions": {name: version for name in VERSIONS if (version := _version(name)) is not None},
         "workloads": workloads,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class How:
-    """How everything is measured. `passive` lets the peers' threads sleep while they wait, as ours do."""
+    """How everything is measured. `passive` lets the peers' threads sleep while they wait, as ours do; `peer_options`
+    are further TrainingArguments of all peers.
+    """
 
     precision: str = "fp32"
     rounds: int = 3
     threads: int = 2
     gpus: int = 0
     passive: bool = False
+    peer_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Failed(Exception):
@@ -81,7 +84,15 @@ def measure(side: str, folder: Path, how: How) -> dict[str, Any]:
 def _command(side: str, folder: Path, result: Path, how: How) -> list[str]:
     if side == OURS:
         return ["-m", "benchmarks.trainer.ours", str(folder / "config.json"), str(result)]
-    return ["-m", "benchmarks.trainer.peer", str(folder), side, str(result), str(how.threads)]
+    return [
+        "-m",
+        "benchmarks.trainer.peer",
+        str(folder),
+        side,
+        str(result),
+        str(how.threads),
+        json.dumps(how.peer_options),
+    ]
 
 
 def _environment(folder: Path, how: How, side: str = OURS) -> Mapping[str, str]:

@@ -1,4 +1,6 @@
-"""A peer's side: transformers.Trainer, or TRL's SFTTrainer, on what `prepare` left: `… .peer FOLDER SIDE RESULT`.
+"""A peer's side: transformers.Trainer, or TRL's SFTTrainer, on what `prepare` left.
+
+`python -m benchmarks.trainer.peer FOLDER SIDE RESULT THREADS OPTIONS`; options are further TrainingArguments as JSON.
 
 Nothing of our trainer is imported here. Every peer has our optimizer, schedule and clipping, and but for what its side
 is about, the options that are the fastest: fused AdamW (its default), no look for infinite losses, no progress bar, no
@@ -244,7 +246,8 @@ def main() -> None:
     torch.set_num_threads(int(sys.argv[4]))
     make = trl if side.name in (TRL_PADDED, TRL_PADDING_FREE) else hugging_face
     watch = Stopwatch()
-    make(workload, side, folder, arguments(workload, side, folder, precision, gpus), watch).train()
+    told = arguments(workload, side, folder, precision, gpus) | json.loads(sys.argv[5])
+    make(workload, side, folder, told, watch).train()
     watch.write(result)
 
 
