@@ -20,7 +20,13 @@ from finetune_trainer.errors import (
 )
 from finetune_trainer.storage import is_full, storage_full
 
-SMALLER = "lower spec.training.maxLength, use spec.method.type lora, or ask for more"
+SMALLER = (
+    "lower spec.training.microBatchSize, set spec.training.gradientCheckpointing: Always, use spec.method.type: lora, "
+    "or ask for more"
+)
+GPU_WORDS = re.compile(r"CUDA (error: )?out of memory|CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation")
+HOST_WORDS = re.compile(r"DefaultCPUAllocator|std::bad_alloc|Cannot allocate memory|unable to mmap")
+"""How libraries say that memory ran out, who have no class of their own for it."""
 PEER_WORDS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|socket closed|remote process exited|peer|recv.*error", re.IGNORECASE
 )
@@ -31,10 +37,10 @@ def explain(error: BaseException) -> RunError:
     """`error` as one of ours."""
     if isinstance(error, RunError):
         return error
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or _says(error, GPU_WORDS):
         hint = f"{SMALLER} spec.resources.gpuResource with more memory"
         return OutOfGpuMemory("OutOfMemoryGPU", _first_line(error), hint)
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+    if isinstance(error, MemoryError) or _says(error, HOST_WORDS):
         return OutOfHostMemory("OutOfMemoryHost", _first_line(error), f"{SMALLER} spec.resources.memory")
     if is_full(error):
         return storage_full(error, "the run's files")
@@ -46,6 +52,10 @@ def explain(error: BaseException) -> RunError:
     if isinstance(error, torch.cuda.DeferredCudaCallError | NotImplementedError):
         return ConfigError(type(error).__name__, _first_line(error))
     return CodeError(type(error).__name__, f"{_first_line(error)} ({_place(error)})", "its traceback is in the log")
+
+
+def _says(error: BaseException, words: re.Pattern[str]) -> bool:
+    return isinstance(error, RuntimeError | OSError) and bool(words.search(str(error)))
 
 
 def _is_collective(error: BaseException) -> bool:

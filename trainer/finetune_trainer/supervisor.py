@@ -33,6 +33,7 @@ from finetune_trainer.hang import Watch, watched
 from finetune_trainer.log import set_up_logging
 from finetune_trainer.parent import end_with_parent
 from finetune_trainer.placement import environments, place
+from finetune_trainer.planning.advice import advised
 from finetune_trainer.preflight import check_inputs, is_finished, load_run_config
 from finetune_trainer.provenance import provenance
 from finetune_trainer.pushing import check_places, deliver, missing
@@ -296,7 +297,9 @@ def _run_ranks(attempt: Attempt, prepared: Prepared, launch: Launch, stop: StopR
     failure = verdict(ends, around)
     if failure is not None and failure.reason == PEER_LOST and config.resources.nodes > 1:
         time.sleep(PEER_LOST_DELAY)
-    return failure
+    if failure is None or not alone:  # peers in other pods end within seconds, and this one has to end before them
+        return failure
+    return advised(failure, config, attempt.scratch, lambda: stop.requested)
 
 
 def _outcome(config: RunConfig, failure: Failure | None) -> Outcome:

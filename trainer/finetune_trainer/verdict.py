@@ -10,6 +10,10 @@ from finetune_api.progress import Failure, FailureClass
 from finetune_trainer.errors import CodeError, OutOfHostMemory, Preempted, RunError, Unavailable
 
 PEER_LOST = "PeerLost"
+NO_MEMORY = (
+    "ask for more spec.resources.memory, or for less: a smaller spec.training.microBatchSize, fewer "
+    "spec.resources.processesPerNode"
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def _unsaid(end: RankEnd, around: Surroundings) -> RunError:
         return _stopped(around)
     if name == "SIGKILL" and around.memory_kills:
         message = f"the kernel killed rank {end.rank} because the container's memory ran out"
-        return OutOfHostMemory("OutOfMemoryHost", message, "ask for more spec.resources.memory, or fewer processes")
+        return OutOfHostMemory("OutOfMemoryHost", message, NO_MEMORY)
     if name in {"SIGKILL", "SIGTERM"}:
         hint = "see who sends signals here, and whether the machine's memory ran out"
         return Unavailable("RankKilled", f"rank {end.rank} was ended by {name} from outside", hint)

@@ -7,7 +7,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ from finetune_trainer import handover, heartbeat
 
 log = logging.getLogger(__name__)
 SHORT_OF_MEMORY = (FailureClass.OUT_OF_MEMORY_GPU, FailureClass.OUT_OF_MEMORY_HOST)
+POLL_SECONDS = 0.1
 PATIENCE = 120.0
 """Seconds that the estimate may take; without it the failure keeps its general hint."""
 
 
-def advised(failure: Failure, config: RunConfig, scratch: Path) -> Failure:
-    """A failure for want of memory with where it was and what would fit; any other as it is."""
+def advised(failure: Failure, config: RunConfig, scratch: Path, stopped: Callable[[], bool]) -> Failure:
+    """A failure for want of memory with where it was and what would fit; any other as it is.
+
+    Nobody waits for it once `stopped`.
+    """
     if failure.class_ not in SHORT_OF_MEMORY:
         return failure
-    found = _estimate(config, scratch)
+    found = _estimate(config, scratch, stopped)
     if found is None:
         return failure
     message = f"{failure.message}; {where(found, _step(scratch))}"
@@ -56,20 +61,24 @@ def advice(changes: Mapping[str, Any] | None, failure: Failure) -> str:
     return f"by the estimate of `finetune plan` it fits with {fields}; or ask for more: {memory}"
 
 
-def _estimate(config: RunConfig, scratch: Path) -> dict[str, Any] | None:
-    path = scratch / "plan.json"
+def _estimate(config: RunConfig, scratch: Path, stopped: Callable[[], bool]) -> dict[str, Any] | None:
+    """What `shortage` finds; None if it cannot, or not in time."""
+    path, said, log_file = (scratch / f"plan.{ending}" for ending in ("json", "out", "log"))
     path.write_text(config.model_dump_json(by_alias=True, exclude_none=True), encoding="utf-8")
     command = [sys.executable, "-m", "finetune_trainer.planning", str(path), "--after", str(scratch)]
     environment = handover.offline_environment(os.environ)
-    try:
-        ended = subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE, env=environment, text=True)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.info("memory could not be estimated: %s", error)
+    log.info("estimating which settings would fit")
+    with said.open("wb") as output, log_file.open("wb") as errors:
+        estimate = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
+        deadline = time.monotonic() + PATIENCE
+        while estimate.poll() is None and not stopped() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        estimate.kill()
+        code = estimate.wait()
+    if code != 0:
+        log.info("that failed (%d): %s", code, log_file.read_text(errors="replace").strip()[-400:])
         return None
-    if ended.returncode != 0:
-        log.info("memory could not be estimated (%d): %s", ended.returncode, ended.stderr.strip()[-400:])
-        return None
-    found: dict[str, Any] = json.loads(ended.stdout)
+    found: dict[str, Any] = json.loads(said.read_text(encoding="utf-8"))
     return found
 
 

@@ -37,7 +37,9 @@ from finetune_trainer.planning.simulation import Setting, simulate
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.training import build
+from finetune_trainer.training.feeding import JOINED_TOKENS
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
+from finetune_trainer.training.padding import SIDE_BY_SIDE, obstacle
 from finetune_trainer.training.recomputing import BYTES, SHORT, recomputes
 from finetune_trainer.training.schedule import total_steps
 
@@ -153,17 +155,33 @@ class Planner:
         return Estimate(made, step, own, need_of(own, sharing, self.on_gpu))
 
     def _step(self, config: RunConfig, made: Made) -> Step:
-        share = -(-config.training.train_batch_size // self._sharing(config).processes)
-        several = made.rows < share
-        key = (made, several, config.method.type)
+        at_once, several = self._at_once(config, made)
+        key = (made, at_once, several, config.method.type)
         if key not in self._steps:
             task = self._task(config)
             setting = Setting(config, made.precision, made.recomputes, self.on_gpu, several)
-            batch = task.collate(self.lengths.batch(made.rows))
             together = min(task.evaluation_rows, config.training.micro_batch_size or task.evaluation_rows)
             evaluated = task.collate(self.lengths.batch(min(together, self.lengths.rows)))
-            self._steps[key] = simulate(task, setting, batch, evaluated)
+            self._steps[key] = simulate(task, setting, task.collate(self.lengths.batch(at_once)), evaluated)
         return self._steps[key]
+
+    def _at_once(self, config: RunConfig, made: Made) -> tuple[int, bool]:
+        """How many of the longest rows take as much as what is computed at once; and whether a step has more of it.
+
+        On a CPU texts without padding are joined, up to so many tokens.
+        """
+        processes, longest = self._sharing(config).processes, max(1, self.lengths.most)
+        if not self._joins(config):
+            return made.rows, made.rows < -(-config.training.train_batch_size // processes)
+        tokens = -(-self.lengths.most_in_a_step(self.sampler) // processes)
+        room = max(JOINED_TOKENS, made.rows * longest)
+        return -(-min(tokens, room) // longest), tokens > room
+
+    def _joins(self, config: RunConfig) -> bool:
+        training = config.training
+        if self.on_gpu or training.micro_batch_size is not None or training.padding_free is Use.NEVER:
+            return False
+        return config.task in SIDE_BY_SIDE and obstacle(config, self.model) is None
 
     def fits(self, change: Change) -> bool:
         """Whether the run would fit with `change`; not if that makes a run that cannot be."""
@@ -181,7 +199,7 @@ class Planner:
                 able = not self._able(self.config, Use.ALWAYS)
             except ConfigError:
                 able = True
-        rows = 1 if self._fixed_rows is not None else made.rows
+        rows = 1 if self._fixed_rows is not None else made.rows * (2 if self._joins(self.config) else 1)
         options = levers(self.config, self.sharing.processes, made.precision, self.on_gpu, able)
         return remedy(rows, options, self.fits)
 

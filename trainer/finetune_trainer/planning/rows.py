@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy
 
 from finetune_api.job import Task
+from finetune_trainer.data.examples import Sizes
 from finetune_trainer.data.rows import CHUNK, Rows
+from finetune_trainer.data.sampler import Sampler
 from finetune_trainer.tasks.base import TRAINING, Example, TaskKind
 
 MOST_LOOKED_AT = 50_000
@@ -23,10 +25,26 @@ class Lengths:
     """The longest rows, encoded, the longest first; and tokens, or what else a task measures a row by."""
 
     longest: Sequence[Example]
+    sizes: Sizes
     rows: int
-    looked_at: int
-    mean: float
-    most: int
+
+    @property
+    def looked_at(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def mean(self) -> float:
+        return float(self.sizes.mean())
+
+    @property
+    def most(self) -> int:
+        return int(self.sizes.max())
+
+    def most_in_a_step(self, sampler: Sampler) -> int:
+        """The most tokens that an optimizer step of the first epoch has; of a sample, the mean step's and half more."""
+        if self.looked_at < self.rows:
+            return round(1.5 * self.mean * sampler.batch)
+        return max(int(self.sizes[sampler.indices(step)].sum()) for step in range(sampler.steps_per_epoch))
 
     def batch(self, rows: int) -> list[Example]:
         """The longest micro-batch of so many rows that there can be."""
@@ -39,14 +57,14 @@ def measured(task: TaskKind, rows: Rows) -> Lengths:
         rows if len(rows) <= MOST_LOOKED_AT else rows.take(numpy.linspace(0, len(rows) - 1, MOST_LOOKED_AT, dtype=int))
     )
     longest: list[tuple[int, int, Example]] = []
-    total = seen = 0
+    sizes: list[int] = []
     for chunk in looked.chunks(CHUNK):
         for example in task.encode(chunk)[0]:
             size = task.size(example)
-            total, seen = total + size, seen + 1
-            _keep(longest, (size, -seen, example))
+            sizes.append(size)
+            _keep(longest, (size, -len(sizes), example))
     ordered = [_drawn(task, example) for _, _, example in sorted(longest, key=lambda item: item[:2], reverse=True)]
-    return Lengths(ordered, len(rows), seen, total / seen, max(item[0] for item in longest))
+    return Lengths(ordered, numpy.asarray(sizes), len(rows))
 
 
 def _keep(longest: list[tuple[int, int, Example]], item: tuple[int, int, Example]) -> None:

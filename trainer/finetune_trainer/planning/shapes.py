@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,17 +46,17 @@ def no_values() -> Iterator[FakeTensorMode]:
 
 def shaped_model(task: TaskKind, config: RunConfig, recomputes: bool) -> nn.Module:
     """The module that the run would train. To be called, and used, inside of `no_values`."""
-    with shapes_only():
+    with unset_fake_temporarily(), shapes_only():
         model, new = task.load_model()
-    _pretend(model)
-    for part in model.modules():
+        module = METHODS[config.method.type](config.method).prepare(model, new)
+        if config.method.type is MethodType.QLORA:
+            for weight in four_bit_weights(module):
+                weight.data = weight.data.to(torch.bfloat16)
+    _pretend(module)
+    for part in module.modules():
         settings: Any = getattr(part, "config", None)
         if hasattr(settings, "apply_spec_augment"):
             settings.apply_spec_augment = False  # draws masks by the lengths of the sounds, which nobody has here
-    module = METHODS[config.method.type](config.method).prepare(model, new)
-    if config.method.type is MethodType.QLORA:
-        for weight in four_bit_weights(module):
-            weight.data = weight.data.to(torch.bfloat16)
     aim(module, task.token_loss)
     if recomputes:
         recompute(module)
