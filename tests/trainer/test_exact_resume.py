@@ -109,7 +109,7 @@ def changed_images(root: Path) -> ARun:
     case = replace(CASES["image-classification-vit"], corpus=partial(pictures.digits, count=200))
     run = case.run(root, trainBatchSize=16, dropout=0.1, learningRate=1e-3)
     changes = {"image": {"randAugment": {}, "crop": {}, "mixup": 0.4, "cutmix": 1.0}}
-    held = dict.fromkeys(("validation", "test"), {"fraction": 0.1, "stratify": False})
+    held = {side: {"fraction": 0.1, "stratify": False} for side in ("validation", "test")}
     return run.with_("dataset", augment=changes, **held)
 
 
