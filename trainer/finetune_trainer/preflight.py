@@ -30,9 +30,11 @@ from finetune_trainer.sharding_limits import check_sharding
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.augments import check_augment
 from finetune_trainer.tasks.base import TaskKind
+from finetune_trainer.training.compiling import check_compile
 from finetune_trainer.training.forgetting import check_forgetting
-from finetune_trainer.training.precision import check_precision
+from finetune_trainer.training.kernels import check_kernels
 from finetune_trainer.training.padding import check_padding
+from finetune_trainer.training.precision import check_precision
 from finetune_trainer.training.selection import check_goal
 
 MODEL_FIELD = "spec.model.uri"
@@ -101,6 +103,7 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     check_augment(TASKS[config.task], config)
     check_balance(TASKS[config.task], config)
     check_method(config, gpus_of(config))
+    check_compile(config, gpus_of(config))
     check_precision(config, gpus_of(config))
     data = load_data(config, folder)
     if folder is not None:
@@ -115,6 +118,7 @@ def check_inputs(config: RunConfig, record: Mapping[str, Any] | None, folder: Pa
     check_smoothing(config, model)
     check_sharding(config, model)
     check_padding(config, model)
+    check_kernels(config, model, gpus_of(config))
     facts = facts_of(config, data, model, check_forgetting(config, data, model))
     for warned in facts.profile["warnings"]:
         log.warning("%s: %s; %s", warned["code"], warned["message"], warned["hint"])

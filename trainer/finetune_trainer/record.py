@@ -42,6 +42,8 @@ class Choices:
     padding_free: bool = False
     strategy: str = DDP
     adds_up_whole: bool = True
+    compiled: bool = False
+    kernels: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,13 @@ from finetune_trainer.tasks.base import Examples, TaskKind
 from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore, owner_of
 from finetune_trainer.training.chunked_loss import aim
+from finetune_trainer.training.compiling import compile_layers, compiles
 from finetune_trainer.training.dropout import draw_faster
 from finetune_trainer.training.evaluate import Encoded, fixed_draws
 from finetune_trainer.training.features import keep_features
 from finetune_trainer.training.feeding import Feed, workers_of
 from finetune_trainer.training.forgetting import prepare_forgetting
+from finetune_trainer.training.kernels import apply_kernels, uses_kernels
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.training.optimizer import build_optimizer
 from finetune_trainer.training.padding_free import remove_padding, removes_padding
@@ -84,11 +86,15 @@ def build_run(
     norms = RunningStatistics(module)
     _check_groups(norms, sampler)
     choices = _choose(config, facts, world, sampler, norms, threads, module)
+    if choices.kernels:
+        apply_kernels(module)
     if choices.padding_free:
         remove_padding(module)
+    if choices.compiled:
+        compile_layers(module, config.cache_folder)
     if choices.recompute:
         recompute(module)
-    if world.device.type == "cpu" and not choices.padding_free:
+    if world.device.type == "cpu" and not choices.padding_free and not choices.compiled:
         draw_faster(module)
     compute_in(module, choices.precision, world.device)
     accelerator = open_accelerator(world)
@@ -181,8 +187,7 @@ def _choose(
         choices = kept_choices(read_record(folder))
         if choices is None:
             choices = _new_choices(config, world, sampler, norms, threads, model)
-            unpadded = removes_padding(config, facts.folder, model, world.device)
-            choices = replace(choices, padding_free=unpadded)
+            choices = _with_faster_layers(choices, config, facts, model, world)
             files.write_json(folder / files.RECORD, record_of(config, facts, choices, _around(world)))
         else:
             _warn_if_inexact(choices, world, threads)
@@ -208,6 +213,14 @@ def _new_choices(
         strategy=choose_strategy(config, model, world),
         adds_up_whole=adds_up_whole(model, world.device),
     )
+
+
+def _with_faster_layers(choices: Choices, config: RunConfig, facts: Facts, model: nn.Module, world: World) -> Choices:
+    """With what computes layers faster; layers that are compiled are as their author wrote them."""
+    unpadded = removes_padding(config, facts.folder, model, world.device)
+    kernels, steps = uses_kernels(config, facts.folder, world.device), choices.total_steps
+    compiled = compiles(config.training, model, world.device, steps, choices.strategy, unpadded or kernels)
+    return replace(choices, padding_free=unpadded and not compiled, kernels=kernels, compiled=compiled)
 
 
 def _micro_batch_rows(training: Training, norms: RunningStatistics, world: World) -> int:
