@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from finetune_trainer.training.padding_free import Texts
@@ -27,6 +26,7 @@ STEPS = 1 << 16
 LOWEST = -(1 << 15)
 AT_ONCE = 4
 """Values that a draw of 64 bits decides of."""
+TORCHS = functional.dropout
 SPREAD = 0x9E3779B1
 """2³² divided by the golden ratio: neighbouring seeds end far apart."""
 
@@ -55,29 +55,28 @@ class Chance:
         return STEPS / (STEPS - self.parts) if self.parts < STEPS else 0.0
 
 
-class Draws(TorchFunctionMode):
-    """While it is entered, for forward and backward of a micro-batch, dropout draws its numbers by cells."""
+class Draws:
+    """While it is entered, for forward and backward of a micro-batch, dropout draws its numbers by cells.
+
+    It stands in the place of torch's function, which all modules call by its name: torch's own way to step in between,
+    a mode, is left in the backward pass, in which activations may be computed again.
+    """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        super().__init__()
         self.cells = cells
         self._laid_out: list[Texts] = []
 
     def __enter__(self) -> Draws:
         global _current
+        assert _current is None
         _current = self
-        super().__enter__()  # type: ignore[no-untyped-call]
+        functional.dropout = self._dropout
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         global _current
         _current = None
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.dropout:
-            return self._dropout(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        functional.dropout = TORCHS
 
     def laid_out(self, texts: Texts) -> None:
         """From now on there are tokens of such texts."""
@@ -89,7 +88,7 @@ class Draws(TorchFunctionMode):
         padded = next((own for own in self._laid_out if (first, second) == (texts, own.width)), None)
         known = flat is not None or padded is not None or first == texts
         if not training or p == 0.0 or values.device.type != "cpu" or not known:
-            return functional.dropout(values, p, training, inplace)
+            return TORCHS(values, p, training, inplace)
         owner = flat or padded
         lengths, places = ([1] * texts, first) if owner is None else (owner.lengths, first * second)
         each, chance = values.numel() // places, Chance.of(p)

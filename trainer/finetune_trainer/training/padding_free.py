@@ -63,6 +63,11 @@ class Texts:
         return torch.tensor([0, *accumulate(self.lengths)][:-1], device=self.device)
 
     @cached_property
+    def ends(self) -> torch.Tensor:
+        """0, and where each text ends, as torch's attention of texts of any lengths wants them."""
+        return torch.tensor([0, *accumulate(self.lengths)], dtype=torch.int32, device=self.device)
+
+    @cached_property
     def owners(self) -> torch.Tensor:
         """Which text each token belongs to."""
         return torch.arange(len(self.lengths), device=self.device).repeat_interleave(
@@ -286,28 +291,53 @@ def attention(
     pattern = attention_mask
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     bias = position_bias if position_bias is not None and position_bias.ndim == BIAS else None
-    queries = pattern.spread("asking", query)
-    repeated = query.shape[1] // key.shape[1]
-    keys, values = ([_repeated(part, repeated) for part in pattern.spread("asked", states)] for states in (key, value))
+    if query.is_cuda and query.dtype in HALVES and bias is None and not dropout:
+        return _of_any_lengths(query, key, value, pattern, scale), None
+    heads, repeated = query.shape[1], query.shape[1] // key.shape[1]
+    asked = [[_repeated(part, repeated) for part in pattern.spread("asked", states)] for states in (key, value)]
+    groups = zip(pattern.every, pattern.spread("asking", query), *asked, strict=True)
     draws = current()
-    if dropout and draws is not None and query.device.type == "cpu":
+    if dropout and draws is not None and not query.is_cuda:
         chance = Chance.of(dropout)
-        keeps = _keeps(draws.kept(_pairs(pattern, query.shape[1]), chance), pattern, query.shape[1])
-        scores = zip(pattern.every, queries, keys, values, keeps, strict=True)
+        keeps = _keeps(draws.kept(_pairs(pattern, heads), chance), pattern, heads)
         said = [
             _weigh(q, k, v, _additive(pattern.mask(group), bias, group, q), keep, scale, chance.scale)
-            for group, q, k, v, keep in scores
+            for (group, q, k, v), keep in zip(groups, keeps, strict=True)
         ]
     else:
         said = [
             functional.scaled_dot_product_attention(
                 q, k, v, _mask_of(pattern.mask(group), bias, group, q), dropout, scale=scale
             )
-            for group, q, k, v in zip(pattern.every, queries, keys, values, strict=True)
+            for group, q, k, v in groups
         ]
     return pattern.gathered(said), None
 
 
+def _of_any_lengths(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pattern: Pattern, scale: float
+) -> torch.Tensor:
+    """torch's own attention of texts one behind the other, on a GPU, without groups. Not run yet."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
+    said = varlen_attn(
+        q,
+        k,
+        v,
+        pattern.asking.ends,
+        pattern.asked.ends,
+        max(pattern.asking.lengths),
+        max(pattern.asked.lengths),
+        scale=scale,
+        window_size=(-1, 0) if pattern.causal else (-1, -1),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(said, torch.Tensor)
+    return said[None]
+
+
+HALVES = (torch.float16, torch.bfloat16)
 BIAS = 4
 """Dimensions of a bias by position; a placeholder where there is none has fewer."""
 
