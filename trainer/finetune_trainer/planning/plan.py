@@ -171,17 +171,24 @@ class Planner:
         On a CPU texts without padding are joined, up to so many tokens.
         """
         processes, longest = self._sharing(config).processes, max(1, self.lengths.most)
+        batch = config.training.train_batch_size
+        share = -(-batch // processes)
+        if not self._unpadded(config):
+            return made.rows, made.rows < share
         if not self._joins(config):
-            return made.rows, made.rows < -(-config.training.train_batch_size // processes)
-        tokens = -(-self.lengths.most_in_a_step(self.sampler) // processes)
+            return -(-self.lengths.most_in_a_step(self.sampler, made.rows) // longest), made.rows < share
+        tokens = -(-self.lengths.most_in_a_step(self.sampler, batch) // processes)
         room = max(JOINED_TOKENS, made.rows * longest)
         return -(-min(tokens, room) // longest), tokens > room
 
     def _joins(self, config: RunConfig) -> bool:
-        training = config.training
-        if self.on_gpu or training.micro_batch_size is not None or training.padding_free is Use.NEVER:
-            return False
-        return config.task in SIDE_BY_SIDE and obstacle(config, self.model) is None
+        """Whether parts of a step are computed at once."""
+        return self._unpadded(config) and config.training.micro_batch_size is None and config.task in SIDE_BY_SIDE
+
+    def _unpadded(self, config: RunConfig) -> bool:
+        """Whether texts are computed without padding; counted on a CPU alone."""
+        never = config.training.padding_free is Use.NEVER
+        return not self.on_gpu and not never and obstacle(config, self.model) is None
 
     def fits(self, change: Change) -> bool:
         """Whether the run would fit with `change`; not if that makes a run that cannot be."""

@@ -40,11 +40,12 @@ class Lengths:
     def most(self) -> int:
         return int(self.sizes.max())
 
-    def most_in_a_step(self, sampler: Sampler) -> int:
-        """The most tokens that an optimizer step of the first epoch has; of a sample, the mean step's and half more."""
+    def most_in_a_step(self, sampler: Sampler, rows: int) -> int:
+        """The most tokens that the `rows` longest rows of a step have, over the first epoch; of a sample a bound."""
         if self.looked_at < self.rows:
-            return round(1.5 * self.mean * sampler.batch)
-        return max(int(self.sizes[sampler.indices(step)].sum()) for step in range(sampler.steps_per_epoch))
+            return int(numpy.sort(self.sizes)[::-1][:rows].sum())
+        steps = (self.sizes[sampler.indices(step)] for step in range(sampler.steps_per_epoch))
+        return max(int(numpy.sort(sizes)[::-1][:rows].sum()) for sizes in steps)
 
     def batch(self, rows: int) -> list[Example]:
         """The longest micro-batch of so many rows that there can be."""
