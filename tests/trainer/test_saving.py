@@ -286,7 +286,8 @@ def test_stopped_while_it_writes_its_results_it_ends_at_once(
     assert (ended.code, failure.class_) == (ExitCode.PREEMPTED, FailureClass.PREEMPTED), ended.log
     again = next_attempt(run)
     assert trainer.run(again).code == ExitCode.DONE
-    assert again.read("status.json")["checkpoint"]["resumedFromStep"] == 3
+    checkpoint = again.read("status.json")["checkpoint"]
+    assert (checkpoint["resumedFromStep"], checkpoint["uri"]) == (3, str(run.checkpoints / "step-3"))
     assert len([line for line in again.lines("metrics.jsonl") if "test_loss" in line]) == 1
 
 
