@@ -30,7 +30,7 @@ class Parallelism(Document):
     """How the processes share the work."""
 
     strategy: Literal["auto", "ddp", "fsdp"] = Field(
-        "auto", description="ddp: a replica of the model in each process; fsdp: each has a part. auto is ddp."
+        "auto", description="ddp: a replica in each process; fsdp: a part. auto is ddp, or fsdp where a GPU cannot hold one."
     )
 
 
