@@ -30,7 +30,7 @@ class Parallelism(Document):
     """How the processes share the work."""
 
     strategy: Literal["auto", "ddp", "fsdp"] = Field(
-        "auto", description="ddp: a replica in each process; fsdp: a part. auto is ddp, or fsdp where a GPU cannot hold one."
+        "auto", description="ddp: a replica in each process; fsdp: a part. auto: ddp, or fsdp where no GPU holds one."
     )
 
 

@@ -219,7 +219,7 @@ class TaskKind(ABC):
 
     @property
     def token_loss(self) -> TokenLoss | None:
-        """How the loss counts the tokens that the model should say, at `places` of its rows; None where it says none."""
+        """How the loss counts the tokens that the model should say, at `places` of its rows; None if it says none."""
         return None
 
     def embed(self, outputs: Any) -> tuple[torch.Tensor, ...]:

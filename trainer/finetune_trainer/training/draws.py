@@ -70,7 +70,7 @@ class Draws:
         global _current
         assert _current is None
         _current = self
-        functional.dropout = self._dropout
+        functional.dropout = self._dropout  # type: ignore[assignment]  # its parameter has another name
         return self
 
     def __exit__(self, *error: object) -> None:
