@@ -36,7 +36,7 @@ from support.runs import ARun, Ended, WarmTrainer, a_run
 
 pytestmark = pytest.mark.torch
 SECONDS = 10.0
-"""How long it may take on a busy machine; docs/exactness.md has what it took on a quiet one."""
+"""How long it may take on a busy machine; docs/exactness.md has what it took once."""
 LONG = 6000
 """Rows whose evaluation, encoding or features take much longer than a step."""
 FIRST_STEPS = at_steps("in training", 2, 6)
