@@ -40,7 +40,7 @@ def advised(failure: Failure, config: RunConfig, scratch: Path, stopped: Callabl
 
 def where(found: Mapping[str, Any], step: int | None) -> str:
     """The step, the longest micro-batch and the settings, in words."""
-    when = "before the first step" if step is None else f"after step {step}"
+    when = "before the first step" if not step else f"after step {step}"
     now = found["settings"]
     parts = [now["method"], now["precision"], now["optimizer"]]
     parts += ["gradientCheckpointing"] if now["gradientCheckpointing"] else []

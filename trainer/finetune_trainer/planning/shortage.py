@@ -9,8 +9,8 @@ from typing import Any
 from finetune_api.run import RunConfig
 from finetune_trainer.data.kept import open_data
 from finetune_trainer.data.prepare import load_data
-from finetune_trainer.planning.footprint import Need, Room
-from finetune_trainer.planning.plan import Made, Planner, settings
+from finetune_trainer.planning.footprint import Room
+from finetune_trainer.planning.plan import Estimate, Made, Planner, settings
 from finetune_trainer.planning.room import room_of
 from finetune_trainer.record import Facts, kept_choices, read_record
 
@@ -27,7 +27,7 @@ def shortage(config: RunConfig, facts: Facts) -> dict[str, Any]:
         decided = Made(choices.precision, choices.micro_batch_rows, choices.recompute)
     planner = Planner(config, data, facts.folder, room_of(config.resources, None), decided)
     found = planner.estimate(config)
-    planner.room = _less(found.need, planner.room)
+    planner.room = _less(found, planner.sharing.per_node, planner.room)
     change = planner.remedy()
     return {
         "rows": found.made.rows,
@@ -38,10 +38,11 @@ def shortage(config: RunConfig, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _less(need: Need, room: Room) -> Room:
-    """Whatever there is, it was less than what the run needed."""
-    if need.device is not None:
-        most = round(LESS * need.device)
+def _less(found: Estimate, processes: int, room: Room) -> Room:
+    """Whatever there is, it was less than what the run needed; the libraries cannot do with less."""
+    saved = round((1 - LESS) * (found.own.total - found.own.libraries))
+    if found.need.device is not None:
+        most = found.need.device - saved
         return replace(room, device=min(most, room.device or most), host=None)
-    most = round(LESS * need.host)
+    most = found.need.host - saved * processes
     return replace(room, host=min(most, room.host or most))
