@@ -174,7 +174,7 @@ class Planner:
         batch = config.training.train_batch_size
         share = -(-batch // processes)
         if not self._unpadded(config):
-            return made.rows, made.rows < share
+            return min(made.rows, self.sampler.epoch_rows), made.rows < share
         if not self._joins(config):
             return -(-self.lengths.most_in_a_step(self.sampler, made.rows) // longest), made.rows < share
         tokens = -(-self.lengths.most_in_a_step(self.sampler, batch) // processes)
