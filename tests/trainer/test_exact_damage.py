@@ -62,6 +62,7 @@ DAMAGES: Mapping[str, tuple[Damage, str]] = {
     **{f"{name} lost": (lost(name), f"{name} is not whole") for name in FILES},
     "manifest lost": (lost("manifest.json"), NO_MANIFEST),
     "manifest truncated": (truncated("manifest.json"), NO_MANIFEST),
+    "manifest without files": (manifest(lambda document: {**document, "files": None}), NO_MANIFEST),
     "manifest that is a list": (manifest(lambda document: [document]), NO_MANIFEST),
     "manifest of another run": (manifest(lambda document: document | {"fingerprint": "another"}), FOREIGN),
 }

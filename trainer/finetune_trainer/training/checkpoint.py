@@ -249,7 +249,7 @@ class CheckpointStore:
     def _flaw(self, folder: Path) -> str | None:
         """Why `folder` cannot be resumed from; None if it can."""
         manifest = read_json(folder / MANIFEST)
-        if not isinstance(manifest, dict):
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
             return "it has no readable manifest"
         if manifest.get("fingerprint") != self.fingerprint:
             return "it belongs to a run of another configuration, data or model"
