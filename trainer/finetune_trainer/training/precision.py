@@ -6,6 +6,7 @@ overflows is left out (`Run.scaler`). fp8 is bf16 whose linear layers multiply i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -119,6 +120,8 @@ def compute_in(model: nn.Module, precision: str, device: torch.device, emulate: 
 
 def _use_fp8(model: nn.Module, emulate: bool) -> None:
     """With a scale for each row, the way of torchao that is nearest to bf16. Narrow layers, as heads, stay in bf16."""
+    if sys.modules.get("torchao") is None:
+        sys.modules.pop("torchao", None)
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training  # type: ignore[import-untyped]
 
     how = replace(Float8LinearConfig.from_recipe_name("rowwise"), pad_inner_dim=True, emulate=emulate)
