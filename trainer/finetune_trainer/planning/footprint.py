@@ -11,11 +11,11 @@ from finetune_trainer.planning.optimizers import state_bytes
 MIB = 1 << 20
 GIB = 1 << 30
 CPU_LIBRARIES = 620 * MIB
-"""A rank on a CPU before it has a model: Python, torch, transformers and what they load. Measured; docs/memory.md."""
+"""A rank on a CPU before it has a model: Python, torch, transformers and what they load. docs/memory.md."""
 GPU_LIBRARIES = 700 * MIB
-"""On the GPU: CUDA's context and the workspaces of its matrix products. Not measured here."""
+"""On the GPU: CUDA's context and the workspaces of its matrix products. Assumed."""
 GPU_HOST = 2500 * MIB
-"""In the host's memory beside a GPU: the libraries with CUDA's. Not measured here."""
+"""In the host's memory beside a GPU: the libraries with CUDA's. Assumed."""
 
 
 @dataclass(frozen=True)

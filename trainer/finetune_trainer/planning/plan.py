@@ -40,8 +40,11 @@ from finetune_trainer.training import build
 from finetune_trainer.training.feeding import JOINED_TOKENS
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.training.padding import SIDE_BY_SIDE, obstacle
+from finetune_trainer.training.precision import choose_precision
 from finetune_trainer.training.recomputing import BYTES, SHORT, recomputes
 from finetune_trainer.training.schedule import total_steps
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Planner:
 
     @cached_property
     def sampler(self) -> Sampler:
-        sampler: Sampler = build._sampler(self.data, self.config)
+        sampler: Sampler = build.sampler_of(self.data, self.config)
         return sampler
 
     @cached_property
@@ -112,8 +115,12 @@ class Planner:
         training = config.training
         precision = training.precision
         if precision is Precision.AUTO:
-            precision = Precision.BF16 if self.on_gpu else Precision.FP32
+            precision = Precision.BF16 if self.on_gpu else self._precision_on_a_cpu(config)
         return Made(precision.value, self._rows(config), self._recomputes(config))
+
+    def _precision_on_a_cpu(self, config: RunConfig) -> Precision:
+        found: Precision = self._shaped(config, lambda module: choose_precision(Precision.AUTO, module, CPU))
+        return found
 
     def _rows(self, config: RunConfig) -> int:
         if self._fixed_rows is not None:
@@ -136,7 +143,7 @@ class Planner:
         )
 
     def _able(self, config: RunConfig, wanted: Use) -> bool:
-        able: bool = self._shaped(config, lambda module: recomputes(wanted, module, torch.device("cpu")))
+        able: bool = self._shaped(config, lambda module: recomputes(wanted, module, CPU))
         return able
 
     def _is_short(self, config: RunConfig) -> bool:

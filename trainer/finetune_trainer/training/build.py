@@ -75,7 +75,7 @@ def build_run(
     task = TASKS[config.task].load(facts.folder, data.labels, config)
     task.class_weights = data.balance.class_weights
     examples = {side: encode_side(task, data.sides[side], side, facts) for side in Side}
-    sampler = _sampler(data, config)
+    sampler = sampler_of(data, config)
 
     seed_everything(training.seed)
     heartbeat.beat()
@@ -152,7 +152,7 @@ def _with_rows(task: TaskKind, data: Data, examples: Examples, seed: int) -> dic
     return {Side.TRAIN: TrainingRows(data.sides[Side.TRAIN], examples[Side.TRAIN], task), **held_out}
 
 
-def _sampler(data: Data, config: RunConfig) -> Sampler:
+def sampler_of(data: Data, config: RunConfig) -> Sampler:
     rows, training, balance = data.sides[Side.TRAIN], config.training, data.balance
     weights = rows.weights if balance.row_weights is None else balance.row_weights
     return Sampler(len(rows), training.train_batch_size, training.seed, weights, balance.groups)
