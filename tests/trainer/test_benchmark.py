@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy
 import pytest
+from benchmarks.trainer import figures, sides, table
+from benchmarks.trainer.words import Writer, vocabulary
+from benchmarks.trainer.workloads import WORKLOADS, part_of, quick, read_workload, tell_workload
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.trainer import figures, sides, table  # noqa: E402
-from benchmarks.trainer.words import Writer, vocabulary  # noqa: E402
-from benchmarks.trainer.workloads import WORKLOADS, part_of, quick, read_workload, tell_workload  # noqa: E402
 
 
 def measured(seconds: float, **changes: Any) -> dict[str, Any]:
