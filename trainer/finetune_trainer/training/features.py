@@ -30,7 +30,9 @@ from finetune_trainer.data.split import Side
 from finetune_trainer.handover import ENV_SCRATCH
 from finetune_trainer.methods.frozen import is_held
 from finetune_trainer.tasks.base import Batch, Example, TaskKind
+from finetune_trainer.training.draws import current
 from finetune_trainer.training.evaluate import Encoded, evaluation_batches
+from finetune_trainer.training.padding_free import texts_of
 from finetune_trainer.training.sharded import is_sharded
 from finetune_trainer.training.world import World
 
@@ -330,10 +332,17 @@ class Cache:
             return arguments, named
         self.backbone.given = self.plan.given(given)
         others = {name: value for name, value in named.items() if not name.startswith(f"{KEY}.")}
+        _lay_out(others)
         return arguments, dict.fromkeys(self.plan.unread) | others
 
     def _done(self, module: nn.Module, arguments: Any, outputs: Any) -> None:  # noqa: ARG002
         self.backbone.given = None
+
+
+def _lay_out(inputs: dict[str, Any]) -> None:
+    """Where texts are computed without padding, dropout in the head draws by their lengths, as with a backbone."""
+    if (draws := current()) is not None and (texts := texts_of(inputs)) is not None:
+        draws.laid_out(texts)
 
 
 def _unread(collate: Callable[..., dict[str, torch.Tensor]]) -> Callable[..., dict[str, torch.Tensor]]:

@@ -493,7 +493,7 @@ class _Stack:
         given = self.signature.bind(*arguments, **named)
         values = {**given.arguments, **given.arguments.get("kwargs", {})}
         values.pop("kwargs", None)
-        texts = _texts_of(values)
+        texts = texts_of(values)
         if texts is None or values.get("past_key_values") is not None or any(map(values.get, LOOKED_AT)):
             return self.compute(*arguments, **named)
         return self._computed(texts, values)
@@ -557,7 +557,7 @@ def _ones(texts: Texts) -> torch.Tensor:
     return torch.ones((1, texts.tokens), dtype=torch.bool, device=texts.device)
 
 
-def _texts_of(values: dict[str, Any]) -> Texts | None:
+def texts_of(values: dict[str, Any]) -> Texts | None:
     """The texts that a model is given, or None if they are to be computed as they are."""
     tokens, mask = values.get("input_ids"), values.get("attention_mask")
     if tokens is None or mask is None or mask.shape != tokens.shape or values.get("inputs_embeds") is not None:
