@@ -164,7 +164,7 @@ def without_time(run: ARun) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("precision", LOW)
 def test_it_learns_and_resumes_to_the_same_bytes(precision: str, trainer: WarmTrainer, small_run: ARun) -> None:
     run = small_run.with_("training", precision=precision, learningRate=6e-3, numTrainEpochs=4)
-    other = beside(run, "other")
+    other = beside(run, f"other-{precision}")
     ended = trainer.run(other)
     assert ended.code == ExitCode.DONE, ended.log
     assert ended.outcome.metrics["test_accuracy"] >= ended.outcome.metrics["test_baseline_accuracy"] + 0.2
