@@ -14,7 +14,7 @@ PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer",
     "average": "average of the weights",
-    "activations": "activations, at most",
+    "activations": "more, while activations are held",
     "exchange": "exchange of gradients or layers",
     "libraries": "libraries",
     "total": "total",
