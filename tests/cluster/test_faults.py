@@ -39,7 +39,7 @@ def namespace_with_volume(installed_operator: Access, namespace: str) -> str:
 def test_deleting_a_training_pod_ends_in_succeeded_resumed_from_the_last_checkpoint(
     installed_operator: Access, namespace_with_volume: str, rank: int
 ) -> None:
-    manifest = quickstart("deleted-pod", training={"maxSteps": 30}, checkpoint={"everySteps": 5})
+    manifest = quickstart("deleted-pod", training={"maxSteps": 60}, checkpoint={"everySteps": 5})
     job = start(installed_operator, namespace_with_volume, manifest)
     job.wait(lambda status: step_of(status) >= 5, 240, "step 5")
     victim = next(pod for pod in job.pods() if pod["metadata"]["name"].rpartition("-")[0].endswith(f"-{rank}"))

@@ -299,7 +299,7 @@ def test_a_quota_admits_one_fine_tuning_and_the_other_says_why_it_waits(kueue: A
 def test_a_job_that_kueue_preempts_saves_waits_and_goes_on_in_the_same_attempt(
     kueue: Access, training_queue: str
 ) -> None:
-    patient = start(kueue, training_queue, queued_job("patient", 40, nodes=2))
+    patient = start(kueue, training_queue, queued_job("patient", 120, nodes=2))
     patient.wait(lambda status: step_of(status) >= 5, 240, "step 5")
     with watched_exit_codes(patient) as codes:
         urgent = start(kueue, training_queue, queued_job("urgent", 3, urgent=True))
@@ -315,7 +315,7 @@ def test_a_job_that_kueue_preempts_saves_waits_and_goes_on_in_the_same_attempt(
 
 
 def test_suspension_by_the_user_and_by_kueue_do_not_undo_each_other(kueue: Access, training_queue: str) -> None:
-    first = start(kueue, training_queue, queued_job("first", 40))
+    first = start(kueue, training_queue, queued_job("first", 150))
     first.wait(lambda status: step_of(status) >= 5, 240, "step 5")
     second = start(kueue, training_queue, queued_program("second", 20))
     second.wait(lambda status: status.phase == Phase.QUEUED, 20, "the second job in the queue")

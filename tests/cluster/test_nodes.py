@@ -120,7 +120,7 @@ def two_node_job(name: str, **changes: Any) -> dict[str, Any]:
     """Two pods that fit on no single node of two processors."""
     return quickstart(
         name,
-        training={"maxSteps": 30},
+        training={"maxSteps": 60},
         checkpoint={"everySteps": 5, "graceSeconds": GRACE_SECONDS},
         resources={"nodes": 2, "cpu": "1500m"},
         runPolicy={"nodeLostSeconds": NODE_LOST_SECONDS},

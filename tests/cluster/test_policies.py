@@ -224,7 +224,7 @@ def test_a_secret_that_is_missing_is_named_and_starts_the_job_when_it_comes(
 def test_suspend_saves_and_frees_the_hardware_and_resume_goes_on_from_the_step(
     installed_operator: Access, place: str
 ) -> None:
-    manifest = quickstart("suspended", training={"maxSteps": 40}, checkpoint={"everySteps": 5}, resources={"nodes": 1})
+    manifest = quickstart("suspended", training={"maxSteps": 150}, checkpoint={"everySteps": 5}, resources={"nodes": 1})
     job = start(installed_operator, place, manifest)
     job.wait(lambda status: step_of(status) >= 5, 200, "step 5")
     suspend(job, True)
