@@ -96,6 +96,9 @@ TURNED = Condition(type="Ready", status="True", reason="Training", message="a", 
         pytest.param({}, {"progress": Progress(step=1)}, None, 0, id="or nobody knows when the last write was"),
         pytest.param({}, {"metrics": {"test_f1": 1.0}}, 0, 15, id="metrics wait"),
         pytest.param({}, {"checkpoint": Checkpoint(step=1)}, 0, 15, id="a checkpoint waits"),
+        pytest.param(
+            {"phase": Phase.SUSPENDED}, {"checkpoint": Checkpoint(step=8)}, 4, 11, id="nor longer once it is suspended"
+        ),
         pytest.param({}, {"nodes": Nodes(desired=2, ready=1)}, 0, 15, id="readiness waits"),
         pytest.param({}, {"nodes": Nodes(desired=3, ready=2)}, 0, 0, id="another size does not"),
         pytest.param(

@@ -304,7 +304,7 @@ def write_in(old: Status, new: Status, since_write: float | None) -> float | Non
 def _patience(old: Status, new: Status) -> float:
     before, after = _substance(old), _substance(new)
     if before == after:
-        return WRITE_SECONDS if new.phase is Phase.RUNNING else START_SECONDS
+        return WRITE_SECONDS if new.phase in (Phase.RUNNING, Phase.SUSPENDED) else START_SECONDS
     if old.phase is new.phase is Phase.RESTARTING and _begun_again(before, after):
         return START_SECONDS if _saved_step(old) == _saved_step(new) else 0.0
     starting = old.phase is Phase.PENDING and new.phase is Phase.PENDING
