@@ -94,8 +94,7 @@ def plug_in(node: Node) -> None:
 
 def disconnect(node: Node) -> None:
     """Removes from the host what connect added."""
-    if succeeds(["ip", "link", "show", node.interface]):
-        _ip(f"link delete {node.interface}")
+    _delete_link(node.interface)
     if succeeds(["ip", "link", "show", BRIDGE]):
         succeeds(["ip", "route", "delete", node.pods])
 
@@ -117,8 +116,13 @@ def remove(layout: Layout) -> None:
         found_before.unlink()
     for node in layout.nodes:
         disconnect(node)
-    if succeeds(["ip", "link", "show", BRIDGE]):
-        _ip(f"link delete {BRIDGE}")
+    _delete_link(BRIDGE)
+
+
+def _delete_link(name: str) -> None:
+    """Also one that goes by itself in this moment, with the namespace that its other end is in."""
+    if not succeeds(["ip", "link", "delete", name]) and succeeds(["ip", "link", "show", name]):
+        _ip(f"link delete {name}")
 
 
 def _remove_masquerade() -> None:
