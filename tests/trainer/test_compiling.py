@@ -10,11 +10,17 @@ import pytest
 from finetune_api.run import RunConfig
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.training import compiling
+from support.debian import ensure
 from support.runs import a_run
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+@pytest.fixture(autouse=True, scope="module")
+def with_compiler() -> None:
+    ensure("g++")
 
 
 def a_config(strategy: str = "auto", **training: str) -> RunConfig:

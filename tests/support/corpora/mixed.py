@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from support.corpora.pictures import LOOKS
-from support.corpora.speech import RATE, VOICES, ensure_espeak, say
+from support.corpora.speech import RATE, VOICES, say
 from support.corpora.text import MOODS
+from support.debian import ensure
 from support.models import FILLERS
 
 SHOWN = ("red", "blue")
@@ -22,7 +23,7 @@ def letters(folder: Path, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """
     import soundfile
 
-    ensure_espeak()
+    ensure("espeak-ng")
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     rows = []

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
-import os
 import random
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from support.debian import ensure
 
 if TYPE_CHECKING:
     import numpy
@@ -21,20 +19,6 @@ Row = dict[str, Any]
 RATE = 16_000
 SPOKEN = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VOICES = tuple(f"en-us+{variant}" for variant in ("m1", "m3", "m7", "f1", "f2", "f4"))
-
-
-def ensure_espeak() -> None:
-    """Install espeak-ng from the distribution where it is missing, as root can."""
-    if shutil.which("espeak-ng"):
-        return
-    if os.geteuid() != 0:
-        raise RuntimeError("espeak-ng is missing: install it with apt-get install espeak-ng")
-    with Path(tempfile.gettempdir(), "finetune-espeak.lock").open("w") as lock:
-        # Of several workers that begin together one installs it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not shutil.which("espeak-ng"):
-            for command in (["update"], ["install", "-y", "--no-install-recommends", "espeak-ng"]):
-                subprocess.run(["apt-get", *command], check=True, capture_output=True)
 
 
 def words(folder: Path, count: int, seed: int = 0, spoken: Sequence[str] = SPOKEN, rate: int = RATE) -> list[Row]:
@@ -72,7 +56,7 @@ def say(text: str, voice: str, speed: int, pitch: int, rate: int = RATE) -> nump
 def _recorded(folder: Path, texts: Sequence[str], draw: random.Random, rate: int) -> list[tuple[str, str]]:
     import soundfile
 
-    ensure_espeak()
+    ensure("espeak-ng")
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for number, text in enumerate(texts):

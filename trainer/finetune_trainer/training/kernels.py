@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from finetune_api.job import Task
 from finetune_api.training import Use
 from finetune_trainer.errors import ConfigError
+from finetune_trainer.training.compiling import compiler
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,9 @@ def check_kernels(config: RunConfig, model: ModelFolder, gpus: int) -> None:
         raise ConfigError(
             "NotInstalled", message, "use an image with GPU support, pip install liger-kernel, or use Auto"
         )
+    if compiler(on_gpu=True) is None:
+        message = f"{FIELD}: Always: Triton, which Liger's kernels are written in, needs a C compiler, and none is here"
+        raise ConfigError("NotInstalled", message, "use an image with gcc, or Auto")
 
 
 def architectures() -> frozenset[str]:
@@ -75,7 +79,8 @@ def uses_kernels(config: RunConfig, model: ModelFolder, device: torch.device) ->
     training = config.training
     if training.kernels is Use.NEVER or device.type != "cuda" or config.task not in TASKS:
         return False
-    return training.compile is not Use.ALWAYS and model.model_type in architectures()
+    able = model.model_type in architectures() and compiler(on_gpu=True) is not None
+    return able and training.compile is not Use.ALWAYS
 
 
 def apply_kernels(module: nn.Module) -> None:
