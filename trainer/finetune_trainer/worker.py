@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -97,7 +98,7 @@ def _train_and_finish(
     if config.evaluation.cross_validation is not None and config.fold is None:
         reporter.update(constants=crossval.conclude(run))
     run.stop.install()
-    with saving(run):
+    with closing(run.feed), saving(run):
         train(run)
     return finish(run, method)
 

@@ -86,17 +86,7 @@ def build_run(
     norms = RunningStatistics(module)
     _check_groups(norms, sampler)
     choices = _choose(config, facts, world, sampler, norms, threads, module)
-    if choices.kernels:
-        apply_kernels(module)
-    if choices.padding_free:
-        remove_padding(module)
-    if choices.compiled:
-        compile_layers(module, config.cache_folder)
-    if choices.recompute:
-        recompute(module)
-    if world.device.type == "cpu" and not choices.padding_free and not choices.compiled:
-        draw_faster(module)
-    compute_in(module, choices.precision, world.device)
+    _make_as_chosen(module, config, choices, world)
     accelerator = open_accelerator(world)
     replica = share(module, accelerator, choices, world)
     with gathered(module):
@@ -130,6 +120,21 @@ def build_run(
         saves=SavePlan(config.checkpoint, 0, time.monotonic()),
         feed=Feed(workers_of(world.device, threads)),
     )
+
+
+def _make_as_chosen(module: nn.Module, config: RunConfig, choices: Choices, world: World) -> None:
+    """Let the model compute in the way that was chosen."""
+    if choices.kernels:
+        apply_kernels(module)
+    if choices.padding_free:
+        remove_padding(module)
+    if choices.compiled:
+        compile_layers(module, config.cache_folder)
+    if choices.recompute:
+        recompute(module)
+    if world.device.type == "cpu" and not choices.padding_free and not choices.compiled:
+        draw_faster(module)
+    compute_in(module, choices.precision, world.device)
 
 
 def _unfreezing(model: nn.Module, training: Training, sampler: Sampler, choices: Choices) -> Unfreezing:

@@ -339,7 +339,7 @@ def _of_any_lengths(
 
 HALVES = (torch.float16, torch.bfloat16)
 BIAS = 4
-"""Dimensions of a bias by position; a placeholder where there is none has fewer."""
+"""Dimensions of a bias by position; what stands there where there is none has fewer."""
 
 
 def _repeated(states: torch.Tensor, times: int) -> torch.Tensor:
