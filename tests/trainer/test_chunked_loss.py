@@ -28,14 +28,7 @@ Gradients = dict[str, "torch.Tensor"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A model of the zoo, made once for each kind."""
-    made: dict[str, Path] = {}
-
-    def make(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = zoo.save(kind, tmp_path_factory.mktemp(kind) / "model", TEXTS)
-        return made[kind]
-
-    return make
+    return zoo.kept(tmp_path_factory.mktemp("zoo"), TEXTS)
 
 
 @pytest.fixture(autouse=True)

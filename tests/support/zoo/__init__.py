@@ -33,3 +33,13 @@ def save(kind: str, folder: Path, texts: Sequence[str] = (), dropout: float = 0.
     saver: Saver = import_module(f"support.zoo.{HOMES[kind]}").save
     saver(folder, kind, texts, dropout)
     return folder
+
+
+def kept(root: Path, texts: Sequence[str]) -> Callable[[str], Path]:
+    """Gives the folder of a model of a kind, made below `root` once."""
+
+    def folder(kind: str) -> Path:
+        path = root / kind / "model"
+        return path if path.exists() else save(kind, path, texts)
+
+    return folder
