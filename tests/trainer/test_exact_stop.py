@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ def test_feature_caching_is_left_in_the_middle(
 def test_preparation_is_left_in_the_middle(
     trainer: WarmTrainer, long_run: ARun, record_property: Callable[[str, object], None]
 ) -> None:
-    stopped(trainer, long_run, in_preparation(), record_property)
+    slow = replace(in_preparation(), cold_cache=True)
+    stopped(trainer, long_run, slow, record_property)
     assert not list(long_run.checkpoints.glob("step-*"))
 
 

@@ -69,8 +69,10 @@ def test_nothing_is_left_of_the_longest_micro_batch(long_run: ARun) -> None:
     assert all(torch.equal(plain[name], again[name]) for name in plain if plain[name] is not None)
 
 
+POSITIONS = 512
 SPARE = 150 << 20
-"""Bytes of memory that a rank is given beside what it has when it begins; the run below wants some 300."""
+"""Bytes of memory that a rank is given beside what it has when it begins, some of which it can have free from the
+start; the run below wants gigabytes."""
 
 
 def a_short_rank(environment: Mapping[str, str]) -> int:
@@ -85,12 +87,13 @@ def a_short_rank(environment: Mapping[str, str]) -> int:
 
 
 def larger(small: Path, folder: Path) -> Path:
-    """The model with room for long texts: 32 rows of 250 tokens keep a gibibyte for the gradient."""
-    from transformers import AutoConfig, AutoModel
+    """The model with room for long texts: 32 rows of 512 tokens keep gigabytes for the gradient."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     shutil.copytree(small, folder)
-    shape = {"hidden_size": 128, "num_attention_heads": 8, "num_hidden_layers": 4, "max_position_embeddings": 512}
+    shape = {"hidden_size": 128, "num_attention_heads": 8, "num_hidden_layers": 4, "max_position_embeddings": POSITIONS}
     AutoModel.from_config(AutoConfig.from_pretrained(small, **shape)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(small, model_max_length=POSITIONS).save_pretrained(folder)
     return folder
 
 
@@ -108,7 +111,7 @@ def test_a_run_without_enough_memory_says_what_would_fit(
     assert failure is not None, ended.log
     assert (ended.code, failure.class_, failure.reason) == (ExitCode.KILLED, "OutOfMemoryHost", "OutOfMemoryHost")
     assert re.search(
-        r"before the first step; the longest micro-batch is 32 rows x \d+ \(full, fp32, adamw\)", failure.message
+        r"before the first step; the longest micro-batch is 32 rows x 512 \(full, fp32, adamw\)", failure.message
     )
     assert failure.hint is not None
     assert "it fits with spec.training.microBatchSize: " in failure.hint, ended.log
