@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.trainer import compare, figures, table
-from benchmarks.trainer.sides import OURS, SIDES, sides_of
+from benchmarks.trainer.sides import AUTO, OURS, SIDES, sides_of
 from benchmarks.trainer.workloads import WORKLOADS, Workload, part_of, quick
 from finetune_trainer.cgroup import available_processors
 
@@ -68,7 +68,7 @@ def main(given: Sequence[str]) -> int:
 def _measured(options: argparse.Namespace, how: compare.How, folder: Path) -> dict[str, Any]:
     workloads: dict[str, Any] = {}
     for workload in _chosen(options.workloads, options):
-        sides = _sides(workload, options.sides)
+        sides = _sides(workload, options.sides, options.precision)
         found = compare.compare(workload, sides, folder / workload.name, how, lambda line: print(line, file=sys.stderr))
         workloads[workload.name] = {
             "figures": figures.figures(workload.name, found, how.precision),
@@ -99,12 +99,12 @@ def _chosen(names: str | None, options: argparse.Namespace) -> list[Workload]:
     return [quick(WORKLOADS[name]) if options.quick else part_of(WORKLOADS[name], options.part) for name in wanted]
 
 
-def _sides(workload: Workload, names: str | None) -> list[str]:
+def _sides(workload: Workload, names: str | None, precision: str) -> list[str]:
     wanted = set(names.split(",")) | {OURS} if names else set(SIDES)
     unknown = wanted - set(SIDES)
     if unknown:
         sys.exit(f"no side {', '.join(sorted(unknown))}; there are {', '.join(SIDES)}")
-    sides = [side for side in sides_of(workload) if side in wanted]
+    sides = [side for side in sides_of(workload) if side in wanted and (side != AUTO or precision == "fp32")]
     missing = compare.missing(sides)
     if missing:
         print(f"without {', '.join(missing)}: `make bench-trainer` installs TRL", file=sys.stderr)

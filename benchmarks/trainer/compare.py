@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer.sides import OURS, SIDES, TRL_PADDED, TRL_PADDING_FREE
-from benchmarks.trainer.workloads import FACTS, Workload, tell_workload
+from benchmarks.trainer.sides import AUTO, OURS, SIDES, TRL_PADDED, TRL_PADDING_FREE
+from benchmarks.trainer.workloads import CONFIG, FACTS, Workload, tell_workload
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ROOT / "benchmarks" / ".packages"
 """Where `make bench-trainer` puts TRL, which nothing else of the project uses."""
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 LINES = 15
 """Of a program's log, if it failed."""
 Tell = Callable[[str], None]
@@ -82,8 +83,8 @@ def measure(side: str, folder: Path, how: How) -> dict[str, Any]:
 
 
 def _command(side: str, folder: Path, result: Path, how: How) -> list[str]:
-    if side == OURS:
-        return ["-m", "benchmarks.trainer.ours", str(folder / "config.json"), str(result)]
+    if side in (OURS, AUTO):
+        return ["-m", "benchmarks.trainer.ours", str(folder / CONFIG.format(side=side)), str(result)]
     return [
         "-m",
         "benchmarks.trainer.peer",
@@ -96,9 +97,9 @@ def _command(side: str, folder: Path, result: Path, how: How) -> list[str]:
 
 
 def _environment(folder: Path, how: How, side: str = OURS) -> Mapping[str, str]:
-    """Off the network. Threads wait as each program has it by itself: ours asleep, the peers' as OpenMP begins."""
-    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    if how.passive and side != OURS:
+    """Off the network. Threads wait as each program has it by itself."""
+    own = {name: value for name, value in os.environ.items() if name not in WAITING}
+    if how.passive and side not in (OURS, AUTO):
         own["OMP_WAIT_POLICY"] = "PASSIVE"
     paths = [str(ROOT), *([str(PACKAGES)] if side in (TRL_PADDED, TRL_PADDING_FREE) else [])]
     quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}

@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-from benchmarks.trainer.sides import DYNAMIC, OURS, SCRIPTS, SIDES
+from benchmarks.trainer.sides import AUTO, DYNAMIC, OURS, SCRIPTS, SIDES
 
 Measured = Mapping[str, Any]
 TAIL = 0.2
@@ -21,17 +21,24 @@ def target(workload: str, side: str, precision: str) -> float | None:
     """The least ratio that the project has set itself."""
     if side == SCRIPTS:
         return 8.0 if workload == "short" else None
+    if side == AUTO or (side == DYNAMIC and precision == "auto"):
+        return 2.0
     if side != DYNAMIC:
         return None
-    if precision == "auto":
-        return 2.0
     return {"short": 1.5, "frozen": 3.0, **dict.fromkeys(TEXTS, 1.3)}.get(workload, 1.0)
 
 
 def figures(workload: str, found: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """One line a side; peers have their ratios to ours."""
-    ours, facts = found[OURS], found["facts"]
-    lines = {side: _line(workload, side, found[side], ours, precision) for side in SIDES if side in found}
+    """One line a side. Peers have their ratios to ours, and ours in the precision of its choice that of (a) to it."""
+    facts = found["facts"]
+    lines = {}
+    for side in (side for side in SIDES if side in found):
+        peer, own = (found.get(DYNAMIC), found[side]) if side == AUTO else (found[side], found[OURS])
+        failed = [one["error"] for one in (*found[side], *own, *(peer or ())) if "error" in one]
+        lines[side] = {"error": failed[0]} if failed else _line(found[side])
+        if side != OURS and peer is not None and not failed:
+            same_steps = SIDES[side].same_steps
+            lines[side] |= _against(peer, own, same_steps) | {"target": target(workload, side, precision)}
     if facts.get("peak_flops"):
         for line in lines.values():
             if "seconds" in line:
@@ -39,12 +46,7 @@ def figures(workload: str, found: Mapping[str, Any], precision: str) -> dict[str
     return lines
 
 
-def _line(
-    workload: str, side: str, measured: Sequence[Measured], ours: Sequence[Measured], precision: str
-) -> dict[str, Any]:
-    failed = [one["error"] for one in (*measured, *ours) if "error" in one]
-    if failed:
-        return {"error": failed[0]}
+def _line(measured: Sequence[Measured]) -> dict[str, Any]:
     first = measured[0]
     seconds = median(one["seconds"] for one in measured)
     line = {
@@ -58,30 +60,21 @@ def _line(
         "last_loss": last_loss(first["losses"]),
     }
     waits = [one["data_wait_seconds"] / one["seconds"] for one in measured if one["data_wait_seconds"] is not None]
-    if waits:
-        line["data_wait_share"] = median(waits)
-    return line if side == OURS else line | _against(workload, side, measured, ours, precision)
+    return line | ({"data_wait_share": median(waits)} if waits else {})
 
 
-def _against(
-    workload: str, side: str, measured: Sequence[Measured], ours: Sequence[Measured], precision: str
-) -> dict[str, Any]:
+def _against(theirs: Sequence[Measured], ours: Sequence[Measured], same_steps: bool) -> dict[str, Any]:
     """Of each round the seconds of the peer by ours: where it is more than 1, ours is faster."""
-    ratios = [peer["seconds"] / own["seconds"] for peer, own in zip(measured, ours, strict=True)]
-    processor = [peer["processor_seconds"] / own["processor_seconds"] for peer, own in zip(measured, ours, strict=True)]
-    memory = median(own["peak_mib"] for own in ours) / median(peer["peak_mib"] for peer in measured)
-    same = all(
-        one[name] == ours[0][name]
-        for one in measured
-        for name in (("steps", "rows", "tokens") if SIDES[side].same_steps else ("rows", "tokens"))
-    )
+    ratios = [peer["seconds"] / own["seconds"] for peer, own in zip(theirs, ours, strict=True)]
+    processor = [peer["processor_seconds"] / own["processor_seconds"] for peer, own in zip(theirs, ours, strict=True)]
+    memory = median(own["peak_mib"] for own in ours) / median(peer["peak_mib"] for peer in theirs)
+    equal = ("steps", "rows", "tokens") if same_steps else ("rows", "tokens")
     return {
         "ratio": median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "target": target(workload, side, precision),
         "processor_ratio": median(processor),
         "memory_ratio": memory,
-        "same_work": same,
+        "same_work": all(one[name] == ours[0][name] for one in theirs for name in equal),
     }
 
 

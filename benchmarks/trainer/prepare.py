@@ -1,8 +1,9 @@
 """What all sides of a workload start from, in one folder: `python -m benchmarks.trainer.prepare FOLDER`.
 
 `workload.json` in it says which. Left are `base` (the model that is fine-tuned), `data` (files with rows),
-`config.json` (our run), and for the peers `start` (the whole model with its new head, as our run begins with it),
-`rows.jsonl` (the rows as our trainer encodes them) and `order.json` (the rows of every step, one after the other).
+`config-ours.json` (our run; `config-ours-auto.json` with the precision of its choice), and for the peers `start` (the
+whole model with its new head, as our run begins with it), `rows.jsonl` (the rows as our trainer encodes them) and
+`order.json` (the rows of every step, one after the other).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.trainer import corpora, models
+from benchmarks.trainer.sides import AUTO, OURS
 from benchmarks.trainer.words import Writer, vocabulary
-from benchmarks.trainer.workloads import FACTS, SEED, Workload, read_workload
+from benchmarks.trainer.workloads import CONFIG, FACTS, SEED, Workload, read_workload
 
 HELD_OUT = 16
 """Rows of validation and test: training is what is measured."""
@@ -33,7 +35,9 @@ def write_inputs(workload: Workload, folder: Path, precision: str, gpus: int) ->
         beside.mkdir()
         rows = corpora.CORPORA[workload.corpus](Writer(words, SEED + number), workload.lengths, count, beside)
         corpora.write_rows(rows, beside / "rows.jsonl")
-    (folder / "config.json").write_text(json.dumps(run_config(workload, folder, precision, gpus)), encoding="utf-8")
+    for side, own in ((OURS, precision), (AUTO, "auto")):
+        config = run_config(workload, folder, own, gpus)
+        (folder / CONFIG.format(side=side)).write_text(json.dumps(config), encoding="utf-8")
 
 
 def run_config(workload: Workload, folder: Path, precision: str, gpus: int) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def write_start(workload: Workload, folder: Path) -> None:
     from finetune_trainer.training.state import seed_everything
     from finetune_trainer.training.world import World
 
-    config = load_run_config(folder / "config.json")
+    config = load_run_config(folder / CONFIG.format(side=OURS))
     facts = check_inputs(config, None, folder / "kept")
     data = open_data(folder / "kept")
     task = TASKS[config.task].load(facts.folder, data.labels, config)

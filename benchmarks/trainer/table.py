@@ -52,8 +52,8 @@ def _cells(workload: str, side: str, figures: Mapping[str, Any]) -> list[str]:
     if "error" in figures:
         return [workload, side, "failed", *("" for _ in HEAD[3:])]
     cells = [workload, side, f"{figures['seconds']:.1f}"]
-    if side == OURS:
-        cells += ["1", "", "", "", f"{figures['peak_mib']:.0f} MiB"]
+    if "ratio" not in figures:
+        cells += ["1" if side == OURS else "", "", "", "", f"{figures['peak_mib']:.0f} MiB"]
     else:
         least, most = figures["ratio_range"]
         wanted = figures["target"]
@@ -64,12 +64,12 @@ def _cells(workload: str, side: str, figures: Mapping[str, Any]) -> list[str]:
         ]
         cells += [f"{figures['processor_ratio']:.2f}", f"{figures['memory_ratio']:.2f}"]
     cells += [f"{figures['tokens_per_second']:.0f}", f"{figures['wall_seconds']:.1f}", f"{figures['last_loss']:.4f}"]
-    return [*cells, "" if side == OURS else ("yes" if figures["same_work"] else "**no**")]
+    return [*cells, "" if "ratio" not in figures else ("yes" if figures["same_work"] else "**no**")]
 
 
 def _waits(workloads: Mapping[str, Any]) -> str:
-    shares = {name: known["figures"][OURS].get("data_wait_share") for name, known in workloads.items()}
-    return ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share is not None)
+    lines = [(f"{name}, {side}", line) for name, known in workloads.items() for side, line in known["figures"].items()]
+    return "; ".join(f"{name} {line['data_wait_share']:.2%}" for name, line in lines if "data_wait_share" in line)
 
 
 def _shares(workloads: Mapping[str, Any]) -> list[str]:

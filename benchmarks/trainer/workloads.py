@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.trainer.words import Lengths
 
 FACTS = "facts.json"
+CONFIG = "config-{side}.json"
 SEED = 7
 """Of data, order, new weights and dropout."""
 ENCODER = {

@@ -155,7 +155,7 @@ class WarmTrainer:
     """Starts runs from a process that has imported torch and nothing more."""
 
     def __init__(self) -> None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the machine has tests beside this one
         # The server is told of PYTHONPATH only; without it WARM is not found, and every run imports all of it itself.
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)

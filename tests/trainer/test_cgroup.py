@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.cgroup import available_memory, available_processors, memory_kills, threads_per_process
+from finetune_trainer.placement import waiting
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -98,3 +99,18 @@ V2 = {"pod/memory.max": "6000\n", "pod/memory.current": "5000\n"}
 def test_available_memory(files: dict[str, str], own: str, machine: str, available: int | None, tmp_path: Path) -> None:
     (tmp_path / "machine").write_text(machine)
     assert available_memory(*lay_out(tmp_path, files, own), tmp_path / "machine") == available
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"PATH": "/bin"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "0"}, {"GOMP_SPINCOUNT": "0"}),
+    ],
+    ids=["nothing said", "policy", "count"],
+)
+def test_threads_wait_awake_for_a_moment_if_the_environment_does_not_say_how(
+    given: dict[str, str], told: dict[str, str]
+) -> None:
+    assert waiting(given) == told

@@ -19,6 +19,8 @@ from finetune_trainer.record import kept_choices
 from finetune_trainer.settings import Settings
 
 log = logging.getLogger(__name__)
+SPINS = "10000"
+"""Of GNU's OpenMP, with which torch is built: about a tenth of a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ def environments(placement: Placement, settings: Settings, config: RunConfig) ->
         handover.ENV_DEVICE: placement.device,
         handover.ENV_SUPERVISOR: str(os.getpid()),
         "OMP_NUM_THREADS": threads,
-        # Threads that spin while they wait take the processor from a busy neighbour, and both stand still.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        **waiting(os.environ),
         "RAYON_NUM_THREADS": threads,
         "WORLD_SIZE": str(processes * config.resources.nodes),
         "LOCAL_WORLD_SIZE": str(processes),
@@ -80,6 +81,17 @@ def environments(placement: Placement, settings: Settings, config: RunConfig) ->
     }
     first = settings.node_rank * processes
     return [common | {"RANK": str(first + local), "LOCAL_RANK": str(local)} for local in range(processes)]
+
+
+def waiting(given: Mapping[str, str]) -> dict[str, str]:
+    """How threads wait for each other between two operations: as the environment says, or awake for a moment.
+
+    Threads that sleep at once have to be woken for each operation of a small model, and those that stay awake take the
+    processor from a busy neighbour. docs/benchmarks.md has what either costs.
+    """
+    if "OMP_WAIT_POLICY" in given or "GOMP_SPINCOUNT" in given:
+        return {name: given[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in given}
+    return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": SPINS}
 
 
 def _port(settings: Settings, config: RunConfig) -> int:
