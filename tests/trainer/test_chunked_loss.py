@@ -84,7 +84,7 @@ def opened(case: Case, folder: Path) -> tuple[TaskKind, Any, Batch]:
 
 def gradients(task: TaskKind, model: Any, batch: Batch) -> tuple[torch.Tensor, Gradients]:
     """The loss as the trainer computes it, and its gradient by each parameter."""
-    from finetune_trainer.training.chunked_loss import outputs_of
+    from finetune_trainer.training.aiming import outputs_of
 
     model.zero_grad()
     loss = task.loss(outputs_of(model, batch), batch)
@@ -95,7 +95,7 @@ def gradients(task: TaskKind, model: Any, batch: Batch) -> tuple[torch.Tensor, G
 def assert_like_all_scores(task: TaskKind, model: Any, batch: Batch) -> None:
     from torch.testing import assert_close
 
-    from finetune_trainer.training.chunked_loss import aim
+    from finetune_trainer.training.aiming import aim
 
     expected = gradients(task, model, batch)
     aim(model, task.token_loss)
@@ -116,7 +116,7 @@ def test_an_evaluation_is_that_of_all_scores(case: Case, folder: Folder) -> None
     import torch
     from torch.testing import assert_close
 
-    from finetune_trainer.training.chunked_loss import aim, outputs_of
+    from finetune_trainer.training.aiming import aim, outputs_of
 
     task, model, batch = opened(case, folder(case.kind))
     model.eval()
@@ -134,7 +134,7 @@ def test_an_evaluation_is_that_of_all_scores(case: Case, folder: Folder) -> None
 @pytest.mark.parametrize("kind", ["gpt2", "bart"])
 def test_a_batch_without_any_target_adds_nothing(kind: str, folder: Folder) -> None:
     """Its loss is zero, and it has the gradient zero for each parameter, which other processes wait for."""
-    from finetune_trainer.training.chunked_loss import aim
+    from finetune_trainer.training.aiming import aim
 
     task, model, batch = opened(Case(kind, "text-generation" if kind == "gpt2" else "summarization"), folder(kind))
     aim(model, task.token_loss)
@@ -150,7 +150,7 @@ def test_only_the_chosen_way_is_used_where_it_is_right(folder: Folder) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-    from finetune_trainer.training.chunked_loss import AIM
+    from finetune_trainer.training.aiming import AIM
 
     task, _, batch = opened(Case("llama", "text-generation"), folder("llama"))
 
@@ -201,7 +201,7 @@ def test_no_tensor_has_scores_for_all_positions() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from finetune_trainer.training.chunked_loss import aim, outputs_of
+    from finetune_trainer.training.aiming import aim, outputs_of
 
     class Largest(TorchDispatchMode):
         values = 0
@@ -231,7 +231,7 @@ def test_what_the_model_writes_is_as_before(folder: Folder) -> None:
     """Without targets the last layer gives scores as always, also to generation, which keeps keys and values."""
     import torch
 
-    from finetune_trainer.training.chunked_loss import aim
+    from finetune_trainer.training.aiming import aim
 
     task, model, batch = opened(Case("gpt2", "text-generation"), folder("gpt2"))
     model.eval()

@@ -198,11 +198,11 @@ def test_computed_again(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "t5", "bart"])
 def test_masks_matter(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its mask attention would see padding, or what comes later: the tests above would fail."""
-    from finetune_trainer.training import padding_free
+    from finetune_trainer.training.padding_free.pattern import Pattern
 
     model = a_model(kind).eval()  # type: ignore[no-untyped-call]
     ours = without_padding(model).eval()  # type: ignore[no-untyped-call]
-    monkeypatch.setattr(padding_free.Pattern, "mask", lambda *_: None)
+    monkeypatch.setattr(Pattern, "mask", lambda *_: None)
     theirs = [states_of(model, [row])[0] for row in range(8)]
     states = states_of(ours, range(8))
     differences = [float((one - other).abs().max()) for one, other in zip(states, theirs, strict=False)]
@@ -211,7 +211,7 @@ def test_masks_matter(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_groups_cost_least() -> None:
     """Texts of about one length are computed together; a few short ones do not get a group of their own."""
-    from finetune_trainer.training.padding_free import Group, grouped
+    from finetune_trainer.training.padding_free.pattern import Group, grouped
 
     lengths = [500, 498, 120, 115, 110, 6, 5, 4]
     assert grouped(lengths, lengths, 0, 8) == [Group(0, 2, 500, 500), Group(2, 5, 120, 120), Group(5, 8, 6, 6)]

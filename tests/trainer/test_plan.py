@@ -10,8 +10,8 @@ import pytest
 
 from finetune_api.run import RunConfig
 from finetune_api.training import Optimizer, Training
+from finetune_trainer.optimizer_bytes import state_bytes
 from finetune_trainer.planning.footprint import GIB, Footprint, Need, Room, Sharing, Step, footprint
-from finetune_trainer.planning.optimizers import state_bytes
 from finetune_trainer.planning.remedies import Change, remedy
 from finetune_trainer.planning.room import quantity
 from support.memory import enlarged, measured_peak

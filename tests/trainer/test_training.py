@@ -27,9 +27,12 @@ EPOCH = 6
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """90 rows to train on, 60 others to evaluate on."""
+    """90 rows to train on, 60 others to evaluate on, and these with wrong labels."""
     folder, rows = tmp_path_factory.mktemp("rows"), sentences(150)
-    return {"train": write_rows(folder / "train.csv", rows[:90]), "held": write_rows(folder / "held.csv", rows[90:])}
+    labels = sorted({label for _, label in rows})
+    wrong = [(text, labels[labels.index(label) - 1]) for text, label in rows[90:]]
+    made = {"train": rows[:90], "held": rows[90:], "wrong": wrong}
+    return {name: write_rows(folder / f"{name}.csv", some) for name, some in made.items()}
 
 
 @pytest.fixture
@@ -63,14 +66,17 @@ def best_folders(run: ARun) -> list[str]:
     return sorted(path.name for path in run.checkpoints.glob("best-*"))
 
 
-WORSE = {"learningRate": 0.05, "lrSchedulerType": "constant"}
-"""Diverges after it has learned something."""
+@pytest.fixture
+def worsening(run: ARun, files: dict[str, Path]) -> ARun:
+    """The more it learns, the worse it is at rows whose labels are wrong: its first evaluation is its best."""
+    held = {"sources": [{"uri": files["wrong"].as_uri()}]}
+    run = run.with_("dataset", validation=held, test=held, dedup={"acrossSplits": False})
+    return run.with_("training", learningRate=1e-3).with_("evaluation", metricForBestModel="loss")
 
 
-def test_the_best_weights_are_tested_and_saved(trainer: WarmTrainer, run: ARun) -> None:
+def test_the_best_weights_are_tested_and_saved(trainer: WarmTrainer, worsening: ARun) -> None:
     """The last evaluation is worse, yet the test has the numbers of the best; of two processes both go back to it."""
-    run = run.with_("training", **WORSE).with_("evaluation", metricForBestModel="loss").with_processes(2)
-    finished(trainer, run)
+    run = finished(trainer, worsening.with_processes(2))
     losses, evaluation = validations(run, "loss"), run.read("evaluation.json")
     best = min(losses, key=lambda step: losses[step])
     assert best < max(losses)
@@ -85,10 +91,9 @@ def test_the_best_weights_are_tested_and_saved(trainer: WarmTrainer, run: ARun) 
     assert run.weights() != (run.checkpoints / f"step-{max(losses)}" / "model.safetensors").read_bytes()
 
 
-def test_without_best_weights_the_last_are_tested(trainer: WarmTrainer, run: ARun) -> None:
+def test_without_best_weights_the_last_are_tested(trainer: WarmTrainer, worsening: ARun) -> None:
     """keepBest: 0. What was best is told all the same."""
-    run = run.with_("training", **WORSE).with_("evaluation", metricForBestModel="loss").with_("checkpoint", keepBest=0)
-    finished(trainer, run)
+    run = finished(trainer, worsening.with_("checkpoint", keepBest=0))
     losses, evaluation = validations(run, "loss"), run.read("evaluation.json")
     assert evaluation["metrics"]["test_loss"] == pytest.approx(losses[max(losses)], rel=1e-5)
     assert evaluation["best"]["restored"] is False
@@ -327,7 +332,7 @@ def test_a_classifier_forgets_what_it_was_trained_for(trainer: WarmTrainer, run:
     """Before the second run it has the accuracy with which the first one ended."""
     first = finished(trainer, run)
     second = beside(run, "second").with_("model", uri=(first.folder / "model").as_uri())
-    second = second.with_("training", **WORSE, maxSteps=4).with_("evaluation", strategy="Never")
+    second = second.with_("training", learningRate=0.05, lrSchedulerType="constant", maxSteps=4).with_("evaluation", strategy="Never")
     second = finished(trainer, second.with_("evaluation", forgetting={"uri": files["held"].as_uri()}))
     found, metrics = second.read("evaluation.json")["forgetting"], first.read("evaluation.json")["metrics"]
     assert {f"test_{name}": value for name, value in found["before"].items()} == pytest.approx(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_api.training import Optimizer
-from finetune_trainer.planning.optimizers import state_bytes
+from finetune_trainer.optimizer_bytes import state_bytes
 
 MIB = 1 << 20
 GIB = 1 << 30

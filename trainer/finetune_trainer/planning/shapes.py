@@ -17,7 +17,7 @@ from finetune_api.run import RunConfig
 from finetune_trainer.methods import METHODS
 from finetune_trainer.tasks.base import Batch, TaskKind
 from finetune_trainer.tasks.pretrained import shapes_only
-from finetune_trainer.training.chunked_loss import aim
+from finetune_trainer.training.aiming import aim
 from finetune_trainer.training.recomputing import recompute
 
 Tensors = dict[str, torch.Tensor]

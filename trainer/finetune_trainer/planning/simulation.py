@@ -32,7 +32,7 @@ from finetune_trainer.planning.shapes import (
     weight_bytes,
 )
 from finetune_trainer.tasks.base import Batch, TaskKind
-from finetune_trainer.training.chunked_loss import outputs_of
+from finetune_trainer.training.aiming import outputs_of
 
 log = logging.getLogger(__name__)
 

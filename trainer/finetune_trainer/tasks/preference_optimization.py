@@ -114,7 +114,7 @@ write("A prompt", do_sample=False)"""
         """Of both answers of each example."""
         import torch
 
-        from finetune_trainer.training.chunked_loss import outputs_of
+        from finetune_trainer.training.aiming import outputs_of
 
         with torch.no_grad():
             batch = self.collate(examples).to(next(model.parameters()).device)

@@ -35,9 +35,9 @@ from finetune_trainer.record import (
 from finetune_trainer.report.reporter import Reporter
 from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import Examples, TaskKind
+from finetune_trainer.training.aiming import aim
 from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore, owner_of
-from finetune_trainer.training.chunked_loss import aim
 from finetune_trainer.training.compiling import compile_layers, compiles
 from finetune_trainer.training.dropout import draw_faster
 from finetune_trainer.training.evaluate import Encoded, fixed_draws

@@ -3,10 +3,6 @@
 A step's rows are cut into the same cells however many processes there are; a micro-batch is one or several of them, one
 behind the other. Each cell draws its own numbers, seeded by the step, its number and how many draws the model has made
 before. For that a draw takes one number of torch's generator, which `checkpoint` puts back when it computes again.
-
-Drawing is also faster: 16 random bits decide of each value, four at a time. torch's own `bernoulli_` took 27 ns a value
-where this takes 2, because on a CPU it asks its generator in one thread for a whole float. So probabilities are rounded
-to 1/65536, and values that stay are scaled by what follows from that: the mean is exact.
 """
 
 from __future__ import annotations
@@ -18,17 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from finetune_trainer.training.padding_free import Texts
+from finetune_trainer.training.dropout import Chance, drawn_seed, drop, stays
 
-STEPS = 1 << 16
-"""Probabilities are multiples of one of so many parts."""
-LOWEST = -(1 << 15)
-AT_ONCE = 4
-"""Values that a draw of 64 bits decides of."""
+if TYPE_CHECKING:
+    from finetune_trainer.training.padding_free.texts import Texts
+
 TORCHS = functional.dropout
-SPREAD = 0x9E3779B1
-"""2³² divided by the golden ratio: neighbouring seeds end far apart."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +28,6 @@ class Cell:
 
     seed: int
     texts: int
-
-
-@dataclass(frozen=True)
-class Chance:
-    """The probability that a value is dropped."""
-
-    parts: int
-
-    @classmethod
-    def of(cls, probability: float) -> Chance:
-        return cls(min(round(probability * STEPS), STEPS))
-
-    @property
-    def scale(self) -> float:
-        """What the values that stay are multiplied by."""
-        return STEPS / (STEPS - self.parts) if self.parts < STEPS else 0.0
 
 
 class Draws:
@@ -104,18 +79,8 @@ class Draws:
 
     def kept(self, counts: Sequence[int], chance: Chance) -> list[torch.Tensor]:
         """Of as many values for each cell as `counts` says, whether each stays."""
-        call = int(torch.empty((), dtype=torch.int64).random_())
-        starts, total = [], 0
-        for count in counts:
-            starts.append(total)
-            total += -(-count // AT_ONCE)
-        bits = torch.empty(total, dtype=torch.int64)
-        generator = torch.Generator()
-        for cell, start, end in zip(self.cells, starts, [*starts[1:], total], strict=True):
-            generator.manual_seed((cell.seed * SPREAD + call) % (1 << 32))
-            bits[start:end].random_(-(1 << 63), None, generator=generator)
-        stays = bits.view(torch.int16) >= LOWEST + chance.parts
-        return [stays[AT_ONCE * start : AT_ONCE * start + count] for start, count in zip(starts, counts, strict=True)]
+        call = drawn_seed()
+        return [stays([cell.seed, call], count, chance) for cell, count in zip(self.cells, counts, strict=True)]
 
 
 _current: Draws | None = None
@@ -124,30 +89,3 @@ _current: Draws | None = None
 def current() -> Draws | None:
     """The draws of the micro-batch that is being computed; None where torch draws for itself."""
     return _current
-
-
-class _Drop(torch.autograd.Function):
-    """values · keep · scale in one pass, with one byte a value kept for the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(keep)
-        ctx.scale = scale
-        return drop_scaled(values, keep, scale)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        (keep,) = ctx.saved_tensors
-        return drop_scaled(gradient, keep, ctx.scale), None, None
-
-
-def drop(values: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
-    """The values that stay, scaled, and zero for the others."""
-    dropped: torch.Tensor = _Drop.apply(values, keep, scale)
-    return dropped
-
-
-def drop_scaled(values: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:
-    """The same in one pass and without a way back: values · keep · scale."""
-    dropped: torch.Tensor = torch.ops.aten.native_dropout_backward(values, keep, scale)
-    return dropped

@@ -14,7 +14,7 @@ from finetune_trainer.data.examples import Changed, sizes_of
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sampler import micro_batches, row_seed
 from finetune_trainer.tasks.base import Example, Report, TaskKind
-from finetune_trainer.training.chunked_loss import outputs_of
+from finetune_trainer.training.aiming import outputs_of
 from finetune_trainer.training.sharded import dealt, gathered, together
 from finetune_trainer.training.stop import StopFlag, StopRequested
 from finetune_trainer.training.world import World

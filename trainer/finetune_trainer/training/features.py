@@ -32,7 +32,7 @@ from finetune_trainer.methods.frozen import is_held
 from finetune_trainer.tasks.base import Batch, Example, TaskKind
 from finetune_trainer.training.draws import current
 from finetune_trainer.training.evaluate import Encoded, evaluation_batches
-from finetune_trainer.training.padding_free import texts_of
+from finetune_trainer.training.padding_free.texts import texts_of
 from finetune_trainer.training.sharded import is_sharded
 from finetune_trainer.training.world import World
 

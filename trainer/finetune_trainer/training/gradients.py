@@ -14,7 +14,7 @@ import torch
 
 from finetune_trainer import heartbeat
 from finetune_trainer.tasks.base import Batch
-from finetune_trainer.training.chunked_loss import outputs_of
+from finetune_trainer.training.aiming import outputs_of
 from finetune_trainer.training.feeding import MicroBatch
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.sharded import gradients_stay, is_sharded, rounds, together

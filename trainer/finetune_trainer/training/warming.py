@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import torch
 
 from finetune_trainer import heartbeat
-from finetune_trainer.planning.optimizers import state_bytes
+from finetune_trainer.optimizer_bytes import state_bytes
 from finetune_trainer.tasks.base import Batch
-from finetune_trainer.training.chunked_loss import outputs_of
+from finetune_trainer.training.aiming import outputs_of
 from finetune_trainer.training.feeding import MicroBatch, computed_at_once, made
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.state import seed_everything
