@@ -92,3 +92,29 @@ def test_a_thread_draws_its_own_numbers_and_nobody_elses() -> None:
         own = drawn()
         assert [future.result() for future in found] == [wanted] * 4
     assert own == undisturbed
+
+
+def test_what_is_evaluated_next_is_made_while_the_one_before_is_used() -> None:
+    from finetune_trainer.training.feeding import ahead
+
+    begun = {number: threading.Event() for number in range(4)}
+
+    def make(number: int) -> int:
+        begun[number].set()
+        return number * number
+
+    found = []
+    for number, made in ahead(range(4), make):
+        assert number == 3 or begun[number + 1].wait(5)
+        found.append((number, made))
+    assert found == [(0, 0), (1, 1), (2, 4), (3, 9)]
+    assert list(ahead([], make)) == []
+
+
+def test_an_evaluation_that_is_left_leaves_no_thread() -> None:
+    from finetune_trainer.training.feeding import ahead
+
+    for number, _ in ahead(range(100), lambda number: number):
+        if number == 3:
+            break
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]

@@ -13,8 +13,9 @@ from finetune_trainer import heartbeat
 from finetune_trainer.data.examples import Changed, sizes_of
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sampler import micro_batches, row_seed
-from finetune_trainer.tasks.base import Example, Report, TaskKind
+from finetune_trainer.tasks.base import Batch, Example, Report, TaskKind
 from finetune_trainer.training.aiming import outputs_of
+from finetune_trainer.training.feeding import ahead
 from finetune_trainer.training.sharded import dealt, gathered, together
 from finetune_trainer.training.stop import StopFlag, StopRequested
 from finetune_trainer.training.world import World
@@ -62,14 +63,15 @@ def evaluate(
     part = _Part({})
     model.eval()
     with gathered(model):
-        for batch, is_own in dealt(batches, model, world):
+        collated = ahead(dealt(batches, model, world), lambda item: _collated(task, data, item[0], world.device))
+        for (indices, is_own), batch in collated:
             if world.any(stop.requested):
                 model.train()
                 raise StopRequested
             heartbeat.beat()
-            if batch is not None:
+            if indices is not None and batch is not None:
                 with together(model, world):
-                    _add(part if is_own else _Part({}), model, task, data, batch, world.device)
+                    _add(part if is_own else _Part({}), model, task, indices, batch.to(world.device))
     model.train()
     evaluation = _judged(task, data, world.gather(part), stop, baseline)
     if not world.broadcast(evaluation is not None):
@@ -84,11 +86,16 @@ def evaluation_batches(task: TaskKind, examples: Sequence[Example]) -> list[list
     return micro_batches(range(len(sizes)), sizes, rows, alike=not task.pads)
 
 
+def _collated(task: TaskKind, data: Encoded, indices: Sequence[int] | None, device: torch.device) -> Batch | None:
+    """Some examples as one batch; None where only other processes have some."""
+    if indices is None:
+        return None
+    batch = task.collate([data.examples[index] for index in indices])
+    return batch.pinned() if device.type == "cuda" else batch
+
+
 @torch.no_grad()
-def _add(
-    part: _Part, model: nn.Module, task: TaskKind, data: Encoded, indices: Sequence[int], device: torch.device
-) -> None:
-    batch = task.collate([data.examples[index] for index in indices]).to(device)
+def _add(part: _Part, model: nn.Module, task: TaskKind, indices: Sequence[int], batch: Batch) -> None:
     outputs = outputs_of(model, batch)
     if not task.whole_batch:
         part.loss += task.loss(outputs, batch).item()

@@ -7,11 +7,12 @@ prepared has to be saved, and a run that stops throws it away. Reading, decoding
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -23,6 +24,8 @@ from finetune_trainer.training.padding import SIDE_BY_SIDE
 if TYPE_CHECKING:
     from finetune_trainer.training.run import Drawn, Run
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 MOST_WORKERS = 8
 JOINED_TOKENS = 16384
 """Most tokens that are computed at once on a CPU where texts are not padded: a step of 32 texts of BERT's longest."""
@@ -69,6 +72,19 @@ class Feed:
     def close(self) -> None:
         """Nothing more is wanted."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[tuple[Item, Made]]:
+    """Each item with what `make` makes of it, in a thread of its own while the item before is used."""
+    coming: deque[tuple[Item, Future[Made]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        for item in items:
+            coming.append((item, pool.submit(make, item)))
+            if len(coming) > 1:
+                first, made = coming.popleft()
+                yield first, made.result()
+        for last, made in coming:
+            yield last, made.result()
 
 
 def workers_of(device: torch.device, threads: int) -> int:
