@@ -16,6 +16,7 @@ import pytest
 
 from finetune_api.progress import ExitCode
 from support.corpora import pictures
+from support.debian import ensure
 from support.killing import (
     Blow,
     at_steps,
@@ -72,6 +73,7 @@ TABLE = [
     Struck("words", 2, [term(SAVE), term(SECOND)]),
     Struck("words", 2, [kill(ENCODING), kill(EVALUATION)]),
     Struck("words", 3, [term(SECOND)]),
+    Struck("compiled", 1, [kill(FIRST), term(SECOND)]),
     Struck("images", 1, [kill(FIRST), term(SECOND)]),
     Struck("images", 2, [term(FIRST), kill(SECOND)]),
     Struck("frozen", 1, [kill(FEATURES), term(SECOND)]),
@@ -96,6 +98,11 @@ def changed_words(root: Path) -> ARun:
     return words(root).with_("dataset", augment=changes, balance={"oversample": "Minority"})
 
 
+def compiled_words(root: Path) -> ARun:
+    ensure("g++")
+    return changed_words(root).with_("training", compile="Always")
+
+
 def frozen_words(root: Path) -> ARun:
     """On features that are computed once, of as many rows as `words` trains on."""
     run = words(root)
@@ -113,7 +120,7 @@ def changed_images(root: Path) -> ARun:
     return run.with_("dataset", augment=changes, **held)
 
 
-MAKERS = {"words": changed_words, "images": changed_images, "frozen": frozen_words}
+MAKERS = {"words": changed_words, "compiled": compiled_words, "images": changed_images, "frozen": frozen_words}
 
 
 @pytest.fixture(scope="module")
