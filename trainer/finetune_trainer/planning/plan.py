@@ -129,7 +129,7 @@ class Planner:
         if self.decided is not None and config.training.micro_batch_size is None:
             return self.decided.rows
         share = -(-config.training.train_batch_size // sharing.processes)
-        wanted = config.training.micro_batch_size or (share if self.on_gpu else build.CPU_MICRO_BATCH_ROWS)
+        wanted = config.training.micro_batch_size or (share if self.on_gpu else self.task.cpu_rows)
         return min(wanted, share)
 
     def _recomputes(self, config: RunConfig) -> bool:

@@ -34,6 +34,7 @@ class AudioClassification(Classification):
     parts = (Part.FEATURE_EXTRACTOR,)
     augments = {"audio": augments.CLIPS}
     evaluation_rows = 16
+    cpu_rows = 2  # a clip of seconds is enough for the matrix products
     usage = """\
 import soundfile
 from transformers import pipeline

@@ -61,9 +61,6 @@ from finetune_trainer.training.unfreezing import Unfreezing
 from finetune_trainer.training.world import World
 
 log = logging.getLogger(__name__)
-CPU_MICRO_BATCH_ROWS = 8
-"""Small enough that rows of like length meet, large enough for the matrix products. A step of 32 short texts with a
-small encoder on two threads took 0.90 s in one batch, 0.68 in 16s, 0.77 in 8s, 1.10 in 4s."""
 
 
 def build_run(
@@ -210,7 +207,7 @@ def _new_choices(
         precision=choose_precision(training.precision, model, world.device).value,
         processes=world.size,
         threads=threads,
-        micro_batch_rows=_micro_batch_rows(training, norms, world),
+        micro_batch_rows=_micro_batch_rows(config, norms, world),
         log_steps=log_interval(total),
         total_steps=total,
         warmup_steps=warmup_steps(training, total),
@@ -228,23 +225,23 @@ def _with_faster_layers(choices: Choices, config: RunConfig, facts: Facts, model
     return replace(choices, padding_free=unpadded and not compiled, kernels=kernels, compiled=compiled)
 
 
-def _micro_batch_rows(training: Training, norms: RunningStatistics, world: World) -> int:
+def _micro_batch_rows(config: RunConfig, norms: RunningStatistics, world: World) -> int:
     """The same for any number of processes on the CPU, as long as each has that many rows of a step.
 
     The rows that a batch norm takes together are part of what is computed, so they depend on nothing else.
     """
-    batch = training.train_batch_size
+    training, batch = config.training, config.training.train_batch_size
     if norms.layers:
         return min(GROUP_ROWS, batch)
     share = -(-batch // world.size)
     if training.micro_batch_size is not None:
         return min(training.micro_batch_size, share)
-    return min(CPU_MICRO_BATCH_ROWS, share) if world.device.type == "cpu" else share
+    return min(TASKS[config.task].cpu_rows, share) if world.device.type == "cpu" else share
 
 
 def _shared_by_more(kept: Choices, config: RunConfig, norms: RunningStatistics, world: World) -> Choices:
     """Smaller micro-batches where there are more processes than before: otherwise some would have nothing to do."""
-    rows = _micro_batch_rows(config.training, norms, world)
+    rows = _micro_batch_rows(config, norms, world)
     if world.size <= kept.processes or rows >= kept.micro_batch_rows:
         return kept
     message = "micro-batch: %d rows before, %d now, so that each process has some; dropout draws other numbers"
