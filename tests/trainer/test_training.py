@@ -332,7 +332,9 @@ def test_a_classifier_forgets_what_it_was_trained_for(trainer: WarmTrainer, run:
     """Before the second run it has the accuracy with which the first one ended."""
     first = finished(trainer, run)
     second = beside(run, "second").with_("model", uri=(first.folder / "model").as_uri())
-    second = second.with_("training", learningRate=0.05, lrSchedulerType="constant", maxSteps=4).with_("evaluation", strategy="Never")
+    second = second.with_("training", learningRate=0.05, lrSchedulerType="constant", maxSteps=4).with_(
+        "evaluation", strategy="Never"
+    )
     second = finished(trainer, second.with_("evaluation", forgetting={"uri": files["held"].as_uri()}))
     found, metrics = second.read("evaluation.json")["forgetting"], first.read("evaluation.json")["metrics"]
     assert {f"test_{name}": value for name, value in found["before"].items()} == pytest.approx(
