@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ROOT / "benchmarks" / ".packages"
 """Where `make bench-trainer` puts TRL, which nothing else of the project uses."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""What a shell may have said of how threads wait: no side is to hear it."""
 LINES = 15
 """Of a program's log, if it failed."""
 Tell = Callable[[str], None]

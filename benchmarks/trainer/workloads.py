@@ -12,6 +12,7 @@ from benchmarks.trainer.words import Lengths
 
 FACTS = "facts.json"
 CONFIG = "config-{side}.json"
+"""The run of a side that is ours."""
 SEED = 7
 """Of data, order, new weights and dropout."""
 ENCODER = {
