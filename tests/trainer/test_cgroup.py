@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.cgroup import available_memory, available_processors, memory_kills, threads_per_process
-from finetune_trainer.placement import waiting
+from finetune_trainer.placement import tuning
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -101,16 +101,20 @@ def test_available_memory(files: dict[str, str], own: str, machine: str, availab
     assert available_memory(*lay_out(tmp_path, files, own), tmp_path / "machine") == available
 
 
+LARGE, SMALL = {"THP_MEM_ALLOC_ENABLE": "1"}, {"THP_MEM_ALLOC_ENABLE": "0"}
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"PATH": "/bin"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
-        ({"GOMP_SPINCOUNT": "0"}, {"GOMP_SPINCOUNT": "0"}),
+        ({"PATH": "/bin"}, LARGE | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, LARGE | {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "0"}, LARGE | {"GOMP_SPINCOUNT": "0"}),
+        (SMALL, SMALL | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}),
     ],
-    ids=["nothing said", "policy", "count"],
+    ids=["nothing said", "policy", "count", "pages"],
 )
-def test_threads_wait_awake_for_a_moment_if_the_environment_does_not_say_how(
+def test_threads_wait_awake_for_a_moment_and_pages_are_large_if_the_environment_does_not_say_how(
     given: dict[str, str], told: dict[str, str]
 ) -> None:
-    assert waiting(given) == told
+    assert tuning(given) == told
