@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SPINS = "10000"
 """Of GNU's OpenMP, with which torch is built: about a tenth of a millisecond."""
 LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""torch then asks Linux for pages of 2 MiB where a tensor has as much: fewer of them have to be zeroed and looked up."""
+"""torch then asks Linux for pages of 2 MiB for tensors of that size: fewer have to be zeroed and looked up."""
 
 
 @dataclass(frozen=True)

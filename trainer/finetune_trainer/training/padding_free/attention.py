@@ -50,7 +50,7 @@ def attention(
         chance = Chance.of(dropout)
         keeps = _keeps(draws.kept(_pairs(pattern, heads), chance), pattern, heads)
         said = [
-            _weigh(q, k, v, _additive(pattern.mask(group), bias, group, q), keep, scale, chance.scale)
+            _weigh(q, k, v, _own(bias, group), pattern.mask(group), keep, scale, chance.scale)
             for (group, q, k, v), keep in zip(groups, keeps, strict=True)
         ]
     else:
@@ -104,23 +104,23 @@ def _keeps(kept: Sequence[torch.Tensor], pattern: Pattern, heads: int) -> Iterat
             yield part.view(group.texts, heads, group.asking, group.asked)
 
 
-def _mask_of(mask: torch.Tensor | None, bias: torch.Tensor | None, group: Group, like: torch.Tensor) -> Any:
-    """What torch's attention takes: a boolean mask, or one that is added."""
-    return mask if bias is None else _additive(mask, bias, group, like)
-
-
-def _additive(
+def _mask_of(
     mask: torch.Tensor | None, bias: torch.Tensor | None, group: Group, like: torch.Tensor
 ) -> torch.Tensor | None:
-    own = None if bias is None else bias[:, :, : group.asking, : group.asked].to(like.dtype)
-    if mask is None:
-        return own
-    blocked = torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, float("-inf"))
-    return blocked if own is None else own + blocked
+    """What torch's attention takes: a boolean mask, or one that is added."""
+    own = _own(bias, group)
+    if own is None:
+        return mask
+    return own.to(like.dtype) if mask is None else own.to(like.dtype).masked_fill(~mask, float("-inf"))
+
+
+def _own(bias: torch.Tensor | None, group: Group) -> torch.Tensor | None:
+    """The part of a bias by position that a group's texts are long enough for, (1, heads, asking, asked)."""
+    return None if bias is None else bias[:, :, : group.asking, : group.asked]
 
 
 class _Weighed(torch.autograd.Function):
-    """Attention with dropout, of one group: softmax(q kᵀ · scale + added), dropped, times v.
+    """Attention with dropout, of one group: softmax(q kᵀ · scale + bias) where `mask` lets it be, dropped, times v.
 
     Beside q, k and v it keeps the weights and one byte for each; torch's own keeps three numbers.
     """
@@ -131,32 +131,36 @@ class _Weighed(torch.autograd.Function):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        added: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        mask: torch.Tensor | None,
         keep: torch.Tensor,
         scale: float,
         kept_scale: float,
     ) -> torch.Tensor:
         with torch.autocast(q.device.type, enabled=False):
             scores = _product(q, k.transpose(2, 3), scale)
-            if added is not None:
-                scores = scores + added
+            if bias is not None:
+                scores += bias
+            if mask is not None:
+                scores.masked_fill_(~mask, float("-inf"))
             weights = scores.softmax(-1, dtype=torch.float32)
             dropped = drop_scaled(weights, keep, kept_scale).to(v.dtype)
-            ctx.save_for_backward(q, k, v, weights, keep, added if ctx.needs_input_grad[3] else None)
-            ctx.scales = scale, kept_scale
+            ctx.save_for_backward(q, k, v, weights, keep)
+            ctx.scales, ctx.kind = (scale, kept_scale), None if bias is None else bias.dtype
             return _product(dropped, v)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        q, k, v, weights, keep, added = ctx.saved_tensors
+        q, k, v, weights, keep = ctx.saved_tensors
         scale, kept_scale = ctx.scales
         dropped = drop_scaled(weights, keep, kept_scale).to(v.dtype)
         by_v = _product(dropped.transpose(2, 3), gradient)
         by_weights = drop_scaled(_product(gradient, v.transpose(2, 3)).float(), keep, kept_scale)
         by_scores = torch._softmax_backward_data(by_weights, weights, -1, torch.float32)
-        by_added = None if added is None else by_scores.sum_to_size(added.shape).to(added.dtype)
+        by_bias = by_scores.sum(0, keepdim=True).to(ctx.kind) if ctx.needs_input_grad[3] else None
         narrow = by_scores.to(q.dtype)
-        return _product(narrow, k, scale), _product(narrow.transpose(2, 3), q, scale), by_v, by_added, None, None, None
+        by_q, by_k = _product(narrow, k, scale), _product(narrow.transpose(2, 3), q, scale)
+        return by_q, by_k, by_v, by_bias, None, None, None, None
 
 
 def _weigh(*given: Any) -> torch.Tensor:
