@@ -7,12 +7,11 @@ prepared has to be saved, and a run that stops throws it away. Reading, decoding
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
@@ -50,20 +49,20 @@ class MicroBatch:
         return Draws(self.cells) if self.cells else nullcontext()
 
 
-class Feed:
-    """Steps that are prepared ahead: as many as there are `workers`, beside the one that is waited for."""
+class Feed(Generic[Made]):
+    """What is made ahead by its number: as many as there are `workers`, beside the one that is waited for."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="feed")
-        self._coming: dict[int, Future[list[MicroBatch]]] = {}
+        self._coming: dict[int, Future[Made]] = {}
 
-    def take(self, step: int, last: int, make: Callable[[int], list[MicroBatch]]) -> list[MicroBatch]:
-        """What `make` says of `step`; the steps behind it, up to `last`, are begun."""
-        for coming in range(step, min(step + self.workers, last) + 1):
+    def take(self, number: int, last: int, make: Callable[[int], Made]) -> Made:
+        """What `make` makes of `number`; those behind it, up to `last`, are begun."""
+        for coming in range(number, min(number + self.workers, last) + 1):
             if coming not in self._coming:
                 self._coming[coming] = self._pool.submit(make, coming)
-        return self._coming.pop(step).result()
+        return self._coming.pop(number).result()
 
     def settle(self) -> None:
         """Wait until nothing is being prepared: a tokenizer must not be used by two threads at once."""
@@ -76,15 +75,10 @@ class Feed:
 
 def ahead(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[tuple[Item, Made]]:
     """Each item with what `make` makes of it, in a thread of its own while the item before is used."""
-    coming: deque[tuple[Item, Future[Made]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        for item in items:
-            coming.append((item, pool.submit(make, item)))
-            if len(coming) > 1:
-                first, made = coming.popleft()
-                yield first, made.result()
-        for last, made in coming:
-            yield last, made.result()
+    every = list(items)
+    with closing(Feed[Made](1)) as feed:
+        for number, item in enumerate(every):
+            yield item, feed.take(number, len(every) - 1, lambda coming: make(every[coming]))
 
 
 def workers_of(device: torch.device, threads: int) -> int:

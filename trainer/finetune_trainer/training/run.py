@@ -22,7 +22,7 @@ from finetune_trainer.training.averaging import WeightAverage
 from finetune_trainer.training.checkpoint import CheckpointStore
 from finetune_trainer.training.embedding import tables_of
 from finetune_trainer.training.evaluate import Encoded
-from finetune_trainer.training.feeding import Feed
+from finetune_trainer.training.feeding import Feed, MicroBatch
 from finetune_trainer.training.norms import RunningStatistics
 from finetune_trainer.training.scaling import LossScale
 from finetune_trainer.training.state import State
@@ -82,7 +82,7 @@ class Run:
     stop: StopFlag
     state: State
     saves: SavePlan
-    feed: Feed
+    feed: Feed[list[MicroBatch]]
     log_time: float = field(default_factory=time.monotonic)
     first_step: int = 0
     earlier_seconds: float = 0.0
