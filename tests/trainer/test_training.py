@@ -238,7 +238,7 @@ def test_activations_are_computed_again_with_the_same_result(models: Callable[[s
     model = AutoModelForSequenceClassification.from_pretrained(models("bert")).train()
     expected, counted = gradients(model), Counted(model.bert.encoder.layer[0].attention)
     cpu = torch.device("cpu")
-    wanted = {kind: recomputes(kind, model, cpu) for kind in Use}
+    wanted = {kind: recomputes(kind, model, 0, cpu) for kind in Use}
     assert wanted == {"Auto": False, "Always": True, "Never": False}
     recompute(model)
     assert all(map(torch.equal, gradients(model), expected))
@@ -253,8 +253,8 @@ def test_a_model_that_cannot_compute_again_is_refused(tmp_path: Path) -> None:
 
     model = AutoModel.from_pretrained(zoo.save("resnet", tmp_path))
     with pytest.raises(ConfigError, match=r"spec\.training\.gradientCheckpointing"):
-        recomputes(Use.ALWAYS, model, torch.device("cpu"))
-    assert recomputes(Use.AUTO, model, torch.device("cpu")) is False
+        recomputes(Use.ALWAYS, model, 0, torch.device("cpu"))
+    assert recomputes(Use.AUTO, model, 0, torch.device("cpu")) is False
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,10 @@ from finetune_trainer.record import read_record
 from finetune_trainer.report.snapshot import Activity
 from finetune_trainer.storage import writing
 from finetune_trainer.training.best import restore_best
+from finetune_trainer.training.build import load
 from finetune_trainer.training.evaluate import Evaluation, evaluate, prefixed
 from finetune_trainer.training.forgetting import AFTER, compared, measure
+from finetune_trainer.training.frozen_weights import widen
 from finetune_trainer.training.loop import leave
 from finetune_trainer.training.run import Run
 from finetune_trainer.training.sharded import unite
@@ -82,6 +84,7 @@ def _save_model(run: Run, method: TrainingMethod) -> None:
     temporary = folder / f".{files.MODEL}.tmp"
     files.remove(temporary)
     module = run.accelerator.unwrap_model(run.replica, keep_fp32_wrapper=False)
+    widen(run.narrowed, lambda: load(run.task, run.config.training.seed)[0])
     method.save(module, temporary, run.config.output.merge_adapter)
     for own in (temporary, temporary / BASE):
         if own.is_dir():

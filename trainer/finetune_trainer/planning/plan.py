@@ -38,10 +38,11 @@ from finetune_trainer.tasks import TASKS
 from finetune_trainer.tasks.base import TaskKind
 from finetune_trainer.training import build
 from finetune_trainer.training.feeding import JOINED_TOKENS
+from finetune_trainer.training.frozen_weights import held_bytes, narrow_type
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.training.padding import SIDE_BY_SIDE, obstacle
 from finetune_trainer.training.precision import choose_precision
-from finetune_trainer.training.recomputing import BYTES, SHORT, recomputes
+from finetune_trainer.training.recomputing import SHORT, recomputes
 from finetune_trainer.training.schedule import total_steps
 
 CPU = torch.device("cpu")
@@ -116,7 +117,7 @@ class Planner:
         precision = training.precision
         if precision is Precision.AUTO:
             precision = Precision.BF16 if self.on_gpu else self._precision_on_a_cpu(config)
-        return Made(precision.value, self._rows(config), self._recomputes(config))
+        return Made(precision.value, self._rows(config), self._recomputes(config, precision))
 
     def _precision_on_a_cpu(self, config: RunConfig) -> Precision:
         found: Precision = self._shaped(config, lambda module: choose_precision(Precision.AUTO, module, CPU))
@@ -132,26 +133,23 @@ class Planner:
         wanted = config.training.micro_batch_size or (share if self.on_gpu else self.task.cpu_rows)
         return min(wanted, share)
 
-    def _recomputes(self, config: RunConfig) -> bool:
+    def _recomputes(self, config: RunConfig, precision: Precision) -> bool:
         wanted = config.training.gradient_checkpointing
         if wanted is not Use.AUTO:
             return self._able(config, wanted)
         if self.decided is not None:
             return self.decided.recomputes
-        return (
-            self.on_gpu and self.room.device is not None and self._is_short(config) and self._able(config, Use.ALWAYS)
-        )
+        short = self.on_gpu and self.room.device is not None and self._is_short(config, precision)
+        return short and self._able(config, Use.ALWAYS)
 
     def _able(self, config: RunConfig, wanted: Use) -> bool:
-        able: bool = self._shaped(config, lambda module: recomputes(wanted, module, CPU))
+        able: bool = self._shaped(config, lambda module: recomputes(wanted, module, 0, CPU))
         return able
 
-    def _is_short(self, config: RunConfig) -> bool:
-        def needed(module: nn.Module) -> int:
-            return sum(weight.numel() * (BYTES if weight.requires_grad else 4) for weight in module.parameters())
-
-        found: int = self._shaped(config, needed)
-        return found > SHORT * (self.room.device or 0)
+    def _is_short(self, config: RunConfig, precision: Precision) -> bool:
+        kind = narrow_type(config.method.type, precision)
+        held: int = self._shaped(config, lambda module: held_bytes(module, kind))
+        return held > SHORT * (self.room.device or 0)
 
     def estimate(self, config: RunConfig) -> Estimate:
         """What `config` would need."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune_api.method import MethodType
 from finetune_api.run import RunConfig
+from finetune_api.training import Precision
 from finetune_trainer.methods import METHODS
 from finetune_trainer.tasks.base import Batch, TaskKind
 from finetune_trainer.tasks.pretrained import shapes_only
 from finetune_trainer.training.aiming import aim
+from finetune_trainer.training.frozen_weights import narrow_type, narrowable
 from finetune_trainer.training.recomputing import recompute
 
 Tensors = dict[str, torch.Tensor]
@@ -44,14 +46,17 @@ def no_values() -> Iterator[FakeTensorMode]:
         yield mode
 
 
-def shaped_model(task: TaskKind, config: RunConfig, recomputes: bool) -> nn.Module:
+def shaped_model(
+    task: TaskKind, config: RunConfig, recomputes: bool, precision: str = Precision.FP32.value
+) -> nn.Module:
     """The module that the run would train. To be called, and used, inside of `no_values`."""
     with unset_fake_temporarily(), shapes_only():
         model, new = task.load_model()
         module = METHODS[config.method.type](config.method).prepare(model, new)
         if config.method.type is MethodType.QLORA:
-            for weight in four_bit_weights(module):
-                weight.data = weight.data.to(torch.bfloat16)
+            _cast(four_bit_weights(module), torch.bfloat16)
+        if (kind := narrow_type(config.method.type, precision)) is not None:
+            _cast([weight for part in narrowable(module) for weight in part.parameters()], kind)
     _pretend(module)
     for part in module.modules():
         settings: Any = getattr(part, "config", None)
@@ -61,6 +66,11 @@ def shaped_model(task: TaskKind, config: RunConfig, recomputes: bool) -> nn.Modu
     if recomputes:
         recompute(module)
     return module.train()
+
+
+def _cast(weights: Sequence[nn.Parameter], kind: torch.dtype) -> None:
+    for weight in weights:
+        weight.data = weight.data.to(kind)
 
 
 def _pretend(model: nn.Module) -> None:

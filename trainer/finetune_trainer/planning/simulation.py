@@ -87,7 +87,7 @@ def simulate(task: TaskKind, setting: Setting, batch: Batch, evaluated: Batch) -
         if setting.on_gpu:
             stack.enter_context(kernels_of_a_gpu())
         mode = stack.enter_context(no_values())
-        module = shaped_model(task, setting.config, setting.recomputes)
+        module = shaped_model(task, setting.config, setting.recomputes, setting.precision)
         tensors = [*module.parameters(), *module.buffers()]
         peak = _trained(task, module, setting, shaped_batch(batch, mode), tensors)
         return Step(

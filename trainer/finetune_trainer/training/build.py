@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from finetune_api.run import RunConfig
 from finetune_api.training import Training
@@ -44,6 +46,7 @@ from finetune_trainer.training.evaluate import Encoded, fixed_draws
 from finetune_trainer.training.features import keep_features
 from finetune_trainer.training.feeding import Feed, workers_of
 from finetune_trainer.training.forgetting import prepare_forgetting
+from finetune_trainer.training.frozen_weights import held_bytes, narrow, narrow_type
 from finetune_trainer.training.kernels import apply_kernels, uses_kernels
 from finetune_trainer.training.norms import GROUP_ROWS, RunningStatistics
 from finetune_trainer.training.optimizer import build_optimizer
@@ -74,16 +77,15 @@ def build_run(
     examples = {side: encode_side(task, data.sides[side], side, facts) for side in Side}
     sampler = sampler_of(data, config)
 
-    seed_everything(training.seed)
-    heartbeat.beat()
-    model, new = task.load_model()
-    heartbeat.beat()
+    model, new = load(task, training.seed)
+    names = {part: name for name, part in model.named_modules()}
     module = method.prepare(model, new)
     aim(module, task.token_loss)
     norms = RunningStatistics(module)
     _check_groups(norms, sampler)
     choices = _choose(config, facts, world, sampler, norms, threads, module)
     _make_as_chosen(module, config, choices, world)
+    narrowed = narrow(module, names, narrow_type(config.method.type, choices.precision))
     accelerator = open_accelerator(world)
     replica = share(module, accelerator, choices, world)
     with gathered(module):
@@ -101,6 +103,7 @@ def build_run(
         accelerator=accelerator,
         model=module,
         replica=replica,
+        narrowed=narrowed,
         norms=norms,
         optimizer=build_optimizer(module, training),
         average=WeightAverage(module, training.ema),
@@ -117,6 +120,15 @@ def build_run(
         saves=SavePlan(config.checkpoint, 0, time.monotonic()),
         feed=Feed(workers_of(world.device, threads)),
     )
+
+
+def load(task: TaskKind, seed: int) -> tuple[PreTrainedModel, Sequence[str]]:
+    """The model as its file has it, and the names of what the file does not have: the same each time."""
+    seed_everything(seed)
+    heartbeat.beat()
+    loaded = task.load_model()
+    heartbeat.beat()
+    return loaded
 
 
 def _make_as_chosen(module: nn.Module, config: RunConfig, choices: Choices, world: World) -> None:
@@ -203,16 +215,18 @@ def _new_choices(
 ) -> Choices:
     training = config.training
     total = total_steps(training, sampler.epoch_rows)
+    precision = choose_precision(training.precision, model, world.device).value
+    held = held_bytes(model, narrow_type(config.method.type, precision))
     return Choices(
-        precision=choose_precision(training.precision, model, world.device).value,
+        precision=precision,
         processes=world.size,
         threads=threads,
         micro_batch_rows=_micro_batch_rows(config, norms, world),
         log_steps=log_interval(total),
         total_steps=total,
         warmup_steps=warmup_steps(training, total),
-        recompute=recomputes(training.gradient_checkpointing, model, world.device),
-        strategy=choose_strategy(config, model, world),
+        recompute=recomputes(training.gradient_checkpointing, model, held, world.device),
+        strategy=choose_strategy(config, model, held, world),
         adds_up_whole=adds_up_whole(model, world.device),
     )
 

@@ -7,7 +7,7 @@ overflows is left out (`Run.scaler`). fp8 is bf16 whose linear layers multiply i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FIELD = "spec.training.precision"
+ENTRIES = ("forward", "generate", "detect_language")
+"""What a model is asked to do as a whole; the latter two call parts of it without its forward."""
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """What Linux calls the instructions that multiply in bf16: without them bf16 is slower than fp32."""
 ENOUGH = 5_000_000
@@ -92,7 +94,7 @@ def _check_capability(device: torch.device) -> None:
 
 
 def compute_in(model: nn.Module, precision: str, device: torch.device, emulate: bool = False) -> None:
-    """From now on `model` multiplies in this precision; what it returns has 32 bits.
+    """From now on `model` multiplies in this precision, also where it writes by itself; what it returns has 32 bits.
 
     `emulate` computes fp8 in more bits, on hardware without it.
     """
@@ -104,18 +106,22 @@ def compute_in(model: nn.Module, precision: str, device: torch.device, emulate: 
     if precision == Precision.FP8:
         _use_fp8(model, emulate)
     dtype = torch.float16 if precision == Precision.FP16 else torch.bfloat16
-    forward = model.forward
 
-    @wraps(forward)
-    def lower(*arguments: Any, **named: Any) -> Any:
-        # A cast that is kept from where no gradient is wanted would cut off those that are; one of sharded weights
-        # would keep them whole.
-        cached = torch.is_grad_enabled() and not _is_sharded(model)
-        with torch.autocast(device.type, dtype, cache_enabled=cached):
-            outputs = forward(*arguments, **named)
-        return convert_to_fp32(outputs)
+    def lowered(compute: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(compute)
+        def lower(*arguments: Any, **named: Any) -> Any:
+            # A cast that is kept from where no gradient is wanted would cut off those that are; one of sharded weights
+            # would keep them whole.
+            cached = torch.is_grad_enabled() and not _is_sharded(model)
+            with torch.autocast(device.type, dtype, cache_enabled=cached):
+                outputs = compute(*arguments, **named)
+            return convert_to_fp32(outputs)
 
-    object.__setattr__(model, "forward", lower)
+        return lower
+
+    for name in ENTRIES:
+        if hasattr(model, name):
+            object.__setattr__(model, name, lowered(getattr(model, name)))
 
 
 def _use_fp8(model: nn.Module, emulate: bool) -> None:

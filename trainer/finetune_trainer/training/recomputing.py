@@ -9,15 +9,14 @@ from transformers import PreTrainedModel
 from finetune_api.training import Use
 from finetune_trainer.errors import ConfigError
 
-BYTES = 16
-"""Of a trained weight: itself, its gradient and two means."""
 SHORT = 0.5
 """Share of the device's memory from which on what is left for activations is short."""
 
 
-def recomputes(wanted: Use, model: nn.Module, device: torch.device) -> bool:
-    """Whether to recompute activations. Auto does where weights and optimizer take half of a GPU. Raises ConfigError
-    if the model cannot, and has to.
+def recomputes(wanted: Use, model: nn.Module, held: int, device: torch.device) -> bool:
+    """Whether to recompute activations. Auto does where weights and optimizer, `held` bytes, take half of a GPU.
+
+    Raises ConfigError if the model cannot, and has to.
     """
     if wanted is Use.NEVER:
         return False
@@ -25,7 +24,7 @@ def recomputes(wanted: Use, model: nn.Module, device: torch.device) -> bool:
     if wanted is Use.ALWAYS and not able:
         message = "spec.training.gradientCheckpointing: the model's architecture cannot compute its activations again"
         raise ConfigError("NotSupported", message, "use Auto, and a smaller spec.training.microBatchSize")
-    return able and (wanted is Use.ALWAYS or _is_short(model, device))
+    return able and (wanted is Use.ALWAYS or _is_short(held, device))
 
 
 def recompute(model: nn.Module) -> None:
@@ -49,8 +48,5 @@ def _capable(model: nn.Module) -> list[PreTrainedModel]:
     return list(found.values())
 
 
-def _is_short(model: nn.Module, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    needed = sum(parameter.numel() * (BYTES if parameter.requires_grad else 4) for parameter in model.parameters())
-    return needed > SHORT * torch.cuda.get_device_properties(device).total_memory
+def _is_short(held: int, device: torch.device) -> bool:
+    return device.type == "cuda" and held > SHORT * torch.cuda.get_device_properties(device).total_memory

@@ -23,6 +23,7 @@ from finetune_trainer.training.checkpoint import CheckpointStore
 from finetune_trainer.training.embedding import tables_of
 from finetune_trainer.training.evaluate import Encoded
 from finetune_trainer.training.feeding import Feed, MicroBatch
+from finetune_trainer.training.frozen_weights import Narrowed
 from finetune_trainer.training.norms import RunningStatistics
 from finetune_trainer.training.scaling import LossScale
 from finetune_trainer.training.state import State
@@ -68,6 +69,7 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     replica: nn.Module
+    narrowed: Narrowed
     norms: RunningStatistics
     optimizer: torch.optim.Optimizer
     average: WeightAverage

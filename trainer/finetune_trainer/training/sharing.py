@@ -17,7 +17,6 @@ from finetune_api.run import RunConfig
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.record import DDP, FSDP, Choices
 from finetune_trainer.sharding_limits import FIELD, unsharded
-from finetune_trainer.training.recomputing import BYTES
 from finetune_trainer.training.sharded import check_shardable, shard
 from finetune_trainer.training.world import World
 
@@ -41,13 +40,16 @@ def open_accelerator(world: World) -> Accelerator:
     )
 
 
-def choose_strategy(config: RunConfig, model: nn.Module, world: World) -> str:
-    """ddp or fsdp; `auto` is fsdp where a replica does not fit into a GPU. Raises ConfigError if fsdp cannot."""
+def choose_strategy(config: RunConfig, model: nn.Module, held: int, world: World) -> str:
+    """ddp or fsdp; `auto` is fsdp where a replica, of which `held` bytes stay, does not fit into a GPU.
+
+    Raises ConfigError if fsdp cannot share the model, and has to.
+    """
     wanted = config.parallelism.strategy
     if wanted == FSDP:
         check_shardable(model)
         return FSDP
-    if wanted == DDP or world.size == 1 or not _is_too_large(model, world.device):
+    if wanted == DDP or world.size == 1 or not _is_too_large(held, world.device):
         return DDP
     return FSDP if _can_be_sharded(config, model) else DDP
 
@@ -71,11 +73,8 @@ def _can_be_sharded(config: RunConfig, model: nn.Module) -> bool:
     return unsharded(config) is None
 
 
-def _is_too_large(model: nn.Module, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    needed = sum(parameter.numel() * (BYTES if parameter.requires_grad else 4) for parameter in model.parameters())
-    return needed > FULL * torch.cuda.get_device_properties(device).total_memory
+def _is_too_large(held: int, device: torch.device) -> bool:
+    return device.type == "cuda" and held > FULL * torch.cuda.get_device_properties(device).total_memory
 
 
 def adds_up_whole(model: nn.Module, device: torch.device) -> bool:
