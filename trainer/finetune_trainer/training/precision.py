@@ -101,6 +101,8 @@ def compute_in(model: nn.Module, precision: str, device: torch.device, emulate: 
     import torch
     from accelerate.utils import convert_to_fp32  # type: ignore[import-untyped]
 
+    from finetune_trainer.training.sharded import is_sharded
+
     if precision == Precision.FP32:
         return
     if precision == Precision.FP8:
@@ -112,7 +114,7 @@ def compute_in(model: nn.Module, precision: str, device: torch.device, emulate: 
         def lower(*arguments: Any, **named: Any) -> Any:
             # A cast that is kept from where no gradient is wanted would cut off those that are; one of sharded weights
             # would keep them whole.
-            cached = torch.is_grad_enabled() and not _is_sharded(model)
+            cached = torch.is_grad_enabled() and not is_sharded(model)
             with torch.autocast(device.type, dtype, cache_enabled=cached):
                 outputs = compute(*arguments, **named)
             return convert_to_fp32(outputs)
@@ -150,7 +152,9 @@ def kept_casts(model: nn.Module) -> Iterator[None]:
     """
     import torch
 
-    if _is_sharded(model):
+    from finetune_trainer.training.sharded import is_sharded
+
+    if is_sharded(model):
         yield
         return
     torch.autocast_increment_nesting()
@@ -159,9 +163,3 @@ def kept_casts(model: nn.Module) -> Iterator[None]:
     finally:
         if torch.autocast_decrement_nesting() == 0:
             torch.clear_autocast_cache()
-
-
-def _is_sharded(model: nn.Module) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
