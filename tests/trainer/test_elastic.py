@@ -72,7 +72,8 @@ def test_other_processes_do_the_same_steps(
     ended = trainer.run(run.with_processes(now).with_("job", attempt=2))
     assert ended.code == ExitCode.DONE, ended.log
     assert ended.outcome.checkpoint is not None
-    assert ended.outcome.checkpoint.resumed_from_step in {8, 12, 16, 20}
+    # That of step 8 may still be on its way to the disk.
+    assert ended.outcome.checkpoint.resumed_from_step in {4, 8, 12, 16, 20}
     assert f"processes: 2 before, {now} now" in ended.log
     assert ("micro-batch: 8 rows before, 6 now" in ended.log) is smaller
     assert losses(run) == pytest.approx(losses(undisturbed), abs=1e-4)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.torch
 STEPS = 10
 STOPPED_AT = 4
 CLOCK = ("time", "tokens_per_second")
+LORA = {"type": "lora", "lora": {"r": 4}}
 
 
 def in_parts(run: ARun, processes: int = 2, strategy: str = "fsdp") -> ARun:
@@ -113,17 +114,19 @@ def test_a_bert_in_parts_is_the_bert_of_replicas(trainer: WarmTrainer, run: ARun
 
 
 @pytest.mark.parametrize(
-    ("name", "method"),
+    ("name", "method", "precision"),
     [
-        pytest.param("text-generation gpt2", {"type": "lora", "lora": {"r": 4}}, id="gpt2 with lora"),
-        pytest.param("summarization t5", {}, id="t5, which writes in evaluations"),
-        pytest.param("preference-optimization gpt2", {}, id="preferences, against the model before"),
+        pytest.param("text-generation gpt2", LORA, "bf16", id="gpt2 with lora, whose frozen weights are in bf16"),
+        pytest.param("summarization t5", {}, "auto", id="t5, which writes in evaluations"),
+        pytest.param("preference-optimization gpt2", {}, "auto", id="preferences, against the model before"),
     ],
 )
-def test_models_that_write(trainer: WarmTrainer, name: str, method: dict[str, Any], tmp_path: Path) -> None:
+def test_models_that_write(
+    trainer: WarmTrainer, name: str, method: dict[str, Any], precision: str, tmp_path: Path
+) -> None:
     """The same weights and the same predictions; activations are computed again, which waits for the same peers."""
     settings = {"maxSteps": 3, "trainBatchSize": 20, "microBatchSize": 8, "gradientCheckpointing": "Always"}
-    made = few(name, 60).run(tmp_path, **settings)
+    made = few(name, 60).run(tmp_path, precision=precision, **settings)
     made = ARun(made.root, {**made.config, "method": method})
     replicas = done(trainer, in_parts(made, strategy="ddp"), tmp_path / "ddp")
     parts = done(trainer, in_parts(made), tmp_path / "fsdp")
