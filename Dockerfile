@@ -95,9 +95,10 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     && test -z "$EXAMPLES" || /opt/tools/bin/uv pip install --python /opt/venv --no-cache --require-hashes \
         --compile-bytecode --constraints /opt/dependencies/requirements.lock \
         --requirements /opt/dependencies/examples/pyproject.toml
-# What torch.compile and Triton's kernels are translated with while a run goes on: C++ for a CPU, C for a GPU.
+# What torch.compile and Triton's kernels are translated with while a run goes on: C++ for a CPU, C for a GPU. Headers
+# are translated once where openssl is there to tell them apart.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ libpython3-dev \
+    && apt-get install --yes --no-install-recommends g++ libpython3-dev openssl \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 COPY --from=code /code/trainer${EXAMPLES:+-with-examples} /opt/venv/lib/python3.11/site-packages/
 # The image has no certificate authorities of its own, and object stores' client does not start without any.

@@ -46,6 +46,22 @@ def test_what_cannot_go_together_is_refused(given: dict[str, str], said: str) ->
     compiling.check_compile(a_config(**given), gpus=0)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_headers_are_translated_ahead_only_where_openssl_can_tell_them_apart(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch takes it for granted, and ends a run where it is missing."""
+    from torch import nn
+    from torch._inductor import config as inductor
+
+    if there:
+        (tmp_path / "openssl").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(inductor, "cpp_cache_precompile_headers", not there)
+    compiling.compile_layers(nn.Linear(1, 1), None)
+    assert inductor.cpp_cache_precompile_headers is there
+
+
 @pytest.mark.parametrize(("gpus", "variable"), [(0, "CXX"), (1, "CC")], ids=["on a CPU", "on a GPU"])
 def test_a_missing_compiler_is_refused(gpus: int, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "no-such-compiler")

@@ -99,6 +99,8 @@ def compile_layers(model: nn.Module, cache_folder: str | None) -> None:
 
     # Its other way is a process for each core of the node, whatever the pod's quota, and each imports torch.
     inductor.compile_threads = 1
+    # They are told apart by what openssl makes of them, without a word where that is missing.
+    inductor.cpp_cache_precompile_headers = shutil.which("openssl") is not None
     if cache_folder is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache_folder, "compiled"))
     # A length that happens to equal the number of rows, or of heads, is still another one in the next batch.
