@@ -57,9 +57,9 @@ def test_headers_are_translated_ahead_only_where_openssl_can_tell_them_apart(
     if there:
         (tmp_path / "openssl").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(inductor, "cpp_cache_precompile_headers", not there)
-    compiling.compile_layers(nn.Linear(1, 1), None)
-    assert inductor.cpp_cache_precompile_headers is there
+    with inductor.patch(cpp_cache_precompile_headers=not there):
+        compiling.compile_layers(nn.Linear(1, 1), None)
+        assert inductor.cpp_cache_precompile_headers is there
 
 
 @pytest.mark.parametrize(("gpus", "variable"), [(0, "CXX"), (1, "CC")], ids=["on a CPU", "on a GPU"])
