@@ -83,7 +83,7 @@ def test_the_saved_model_has_the_weights_of_its_file(
     kept_wide(monkeypatch)
     wide = built(half(tmp_path / "wide", case, LORA))
     assert run.narrowed.lost
-    widen(run.narrowed, lambda: load(run.task, run.config.training.seed)[0])
+    widen(run.model, run.narrowed, lambda: load(run.task, run.config.training.seed)[0])
     torch.testing.assert_close(run.model.state_dict(), wide.model.state_dict(), rtol=0, atol=0)
 
 
@@ -102,7 +102,7 @@ def test_a_file_without_further_digits_is_not_read_again() -> None:
     def never() -> nn.Module:
         raise AssertionError("the file is read")
 
-    widen(narrowed, never)
+    widen(model, narrowed, never)
     assert weight.dtype is torch.float32
     assert torch.equal(weight, expected)
 

@@ -84,7 +84,7 @@ def _save_model(run: Run, method: TrainingMethod) -> None:
     temporary = folder / f".{files.MODEL}.tmp"
     files.remove(temporary)
     module = run.accelerator.unwrap_model(run.replica, keep_fp32_wrapper=False)
-    widen(run.narrowed, lambda: load(run.task, run.config.training.seed)[0])
+    widen(module, run.narrowed, lambda: load(run.task, run.config.training.seed)[0])
     method.save(module, temporary, run.config.output.merge_adapter)
     for own in (temporary, temporary / BASE):
         if own.is_dir():

@@ -76,10 +76,15 @@ def _cast(item: nn.Parameter, kind: torch.dtype) -> bool:
     return not torch.equal(item.data.to(wide.dtype), wide)
 
 
-def widen(narrowed: Narrowed, load: Callable[[], nn.Module]) -> None:
-    """Give the layers the weights back that they had; `load` reads the model's file again, if that is needed."""
+def widen(model: nn.Module, narrowed: Narrowed, load: Callable[[], nn.Module]) -> None:
+    """Give the layers the weights back that they had; `load` reads the model's file again, if that is needed.
+
+    The whole model goes to the host for that: a GPU that trained it need not have room for it.
+    """
+    if not narrowed.layers:
+        return
+    model.to("cpu")
     source = load() if narrowed.lost else None
     for name, part in narrowed.layers.items():
         for own, item in part.named_parameters():
-            wide = item.data.float() if source is None else source.get_parameter(f"{name}.{own}").data
-            item.data = wide.to(item.device)
+            item.data = item.data.float() if source is None else source.get_parameter(f"{name}.{own}").data
