@@ -50,9 +50,14 @@ def set_up_logging(rank: int | None = None) -> Tail:
         handler.setFormatter(formatter)
         logging.root.addHandler(handler)
     logging.root.setLevel(logging.WARNING if rank else logging.INFO)
+    logging.captureWarnings(True)
+    quiet_libraries()
+    return tail
+
+
+def quiet_libraries() -> None:
+    """Of what libraries have to say only errors: what they will change one day is not for users."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.captureWarnings(True)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
-    return tail

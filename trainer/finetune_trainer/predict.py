@@ -24,6 +24,7 @@ from finetune_trainer.data.rows import Row
 from finetune_trainer.data.sources import load_source
 from finetune_trainer.data.uri import Places
 from finetune_trainer.errors import ConfigError, RunError
+from finetune_trainer.log import quiet_libraries
 from finetune_trainer.methods import virtual_tokens
 from finetune_trainer.record import read_record
 from finetune_trainer.tasks import TASKS
@@ -133,4 +134,5 @@ def _write(answers: Iterable[dict[str, Any]], output: Path | None) -> None:
 
 if __name__ == "__main__":
     os.environ.update(handover.quiet_environment(os.environ))
+    quiet_libraries()
     sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ from finetune_trainer import handover
 from finetune_trainer.data.prepare import load_data
 from finetune_trainer.data.remote import ENV_DOWNLOADS
 from finetune_trainer.errors import RunError
+from finetune_trainer.log import quiet_libraries
 from finetune_trainer.methods.limits import check_method, check_positions
 from finetune_trainer.model_folder import check_max_length
 from finetune_trainer.objective import check_smoothing
@@ -79,4 +80,5 @@ def _after(config: RunConfig, scratch: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ.update(handover.quiet_environment(os.environ))
+    quiet_libraries()
     sys.exit(main(sys.argv[1:]))
