@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from finetune_api.run import RunConfig
+from finetune_api.training import Use
 from finetune_trainer.errors import ConfigError
 from finetune_trainer.training import compiling
 from support.debian import ensure
@@ -58,7 +59,7 @@ def test_headers_are_translated_ahead_only_where_openssl_can_tell_them_apart(
         (tmp_path / "openssl").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with inductor.patch(cpp_cache_precompile_headers=not there):
-        compiling.compile_layers(nn.Linear(1, 1), None)
+        compiling.compile_layers(nn.Linear(1, 1), Use.ALWAYS, None)
         assert inductor.cpp_cache_precompile_headers is there
 
 
@@ -144,7 +145,7 @@ def test_compiled_layers_give_the_same_gradient_with_one_translation(
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "ours"))
     plain, compiled = a_model(), a_model()
-    compiling.compile_layers(compiled, None)
+    compiling.compile_layers(compiled, Use.ALWAYS, None)
     counters.clear()
     for shape in ((3, 7), (4, 9), (2, 2), (6, 6)):
         torch.testing.assert_close(gradient(compiled, *shape), gradient(plain, *shape), rtol=1e-4, atol=1e-6)
@@ -153,3 +154,28 @@ def test_compiled_layers_give_the_same_gradient_with_one_translation(
         torch.testing.assert_close(compiled.eval()(ids).logits, plain.eval()(ids).logits, rtol=0, atol=0)
     assert (counters["stats"]["unique_graphs"], dict(counters["graph_break"])) == (1, {})
     assert any((tmp_path / "ours").rglob("*.so"))
+
+
+@pytest.mark.torch
+def test_layers_that_cannot_be_translated_end_only_a_run_that_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler fails: with Auto the layers are computed as they are, to the last bit."""
+    import torch
+    from torch._dynamo import config as dynamo
+    from torch._inductor import config as inductor
+    from torch._inductor.exc import InductorError
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    expected = gradient(a_model(), 3, 7)
+    with inductor.patch({"cpp.cxx": ("false",)}), dynamo.patch(suppress_errors=False):
+        for wanted in (Use.AUTO, Use.ALWAYS):
+            torch._dynamo.reset()
+            model = a_model()
+            compiling.compile_layers(model, wanted, None)
+            if wanted is Use.AUTO:
+                torch.testing.assert_close(gradient(model, 3, 7), expected, rtol=0, atol=0)
+            else:
+                with pytest.raises(InductorError):
+                    gradient(model, 3, 7)
+    torch._dynamo.reset()

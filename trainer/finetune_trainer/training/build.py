@@ -138,7 +138,7 @@ def _make_as_chosen(module: nn.Module, config: RunConfig, choices: Choices, worl
     if choices.padding_free:
         remove_padding(module)
     if choices.compiled:
-        compile_layers(module, config.cache_folder)
+        compile_layers(module, config.training.compile, config.cache_folder)
     if choices.recompute:
         recompute(module)
     if world.device.type == "cpu" and not choices.padding_free and not choices.compiled:

@@ -88,15 +88,18 @@ def _obstacle(model: nn.Module, strategy: str) -> str | None:
     return None if _blocks(model) else "the model has no layers that repeat"
 
 
-def compile_layers(model: nn.Module, cache_folder: str | None) -> None:
+def compile_layers(model: nn.Module, wanted: Use, cache_folder: str | None) -> None:
     """From now on the blocks of `model` that repeat are compiled where they are trained.
 
-    What was compiled is kept in the run's cache, so that the next attempt has it at once.
+    What was compiled is kept in the run's cache, so that the next attempt has it at once. A block that cannot be
+    translated ends a run that asked for it with Always; with Auto it is computed as it is.
     """
     import torch
+    from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
     from torch.fx.experimental import _config as shapes
 
+    dynamo.suppress_errors = wanted is Use.AUTO
     # Its other way is a process for each core of the node, whatever the pod's quota, and each imports torch.
     inductor.compile_threads = 1
     # They are told apart by what openssl makes of them, without a word where that is missing.
