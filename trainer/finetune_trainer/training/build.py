@@ -57,8 +57,7 @@ from finetune_trainer.training.run import Run, SavePlan
 from finetune_trainer.training.schedule import log_interval, total_steps, unfreezing_interval, warmup_steps
 from finetune_trainer.training.sharded import gathered
 from finetune_trainer.training.sharing import adds_up_whole, asked_for, choose_strategy, open_accelerator, share
-from finetune_trainer.training.state import State, seed_everything
-from finetune_trainer.training.stop import StopFlag
+from finetune_trainer.training.state import seed_everything
 from finetune_trainer.training.training_rows import TrainingRows
 from finetune_trainer.training.unfreezing import Unfreezing
 from finetune_trainer.training.world import World
@@ -72,8 +71,7 @@ def build_run(
     """Everything that the loop works with, at step 0."""
     training = config.training
     data = of_fold(load_data(config) if facts.rows is None else open_data(facts.rows), config)
-    task = TASKS[config.task].load(facts.folder, data.labels, config)
-    task.class_weights = data.balance.class_weights
+    task = _task(config, facts, data)
     examples = {side: encode_side(task, data.sides[side], side, facts) for side in Side}
     sampler = sampler_of(data, config)
 
@@ -89,8 +87,7 @@ def build_run(
     accelerator = open_accelerator(world)
     replica = share(module, accelerator, choices, world)
     with gathered(module):
-        encoded = _with_rows(task, data, task.prepare(module.eval(), examples, world), training.seed)
-        encoded = keep_features(config, task, module, encoded, world)
+        encoded = _encoded(config, task, data, module, examples, world)
         forgetting = prepare_forgetting(task, module, new, examples[Side.TRAIN], world)
 
     module.train()
@@ -115,11 +112,15 @@ def build_run(
         sampler=sampler,
         store=_store(config, facts),
         reporter=reporter,
-        stop=StopFlag(),
-        state=State(),
         saves=SavePlan(config.checkpoint, 0, time.monotonic()),
         feed=Feed(workers_of(world.device, threads)),
     )
+
+
+def _task(config: RunConfig, facts: Facts, data: Data) -> TaskKind:
+    task = TASKS[config.task].load(facts.folder, data.labels, config)
+    task.class_weights = data.balance.class_weights
+    return task
 
 
 def load(task: TaskKind, seed: int) -> tuple[PreTrainedModel, Sequence[str]]:
@@ -155,6 +156,14 @@ def _unfreezing(model: nn.Module, training: Training, sampler: Sampler, choices:
 def _store(config: RunConfig, facts: Facts) -> CheckpointStore:
     folder = Path(config.checkpoint_folder)
     return CheckpointStore(folder, owner_of(config.job), fingerprint(config, facts), config.checkpoint.keep_last)
+
+
+def _encoded(
+    config: RunConfig, task: TaskKind, data: Data, module: nn.Module, examples: Examples, world: World
+) -> dict[Side, Encoded]:
+    """Each side as the model is given it; of a frozen backbone, with what that says of its rows."""
+    prepared = task.prepare(module.eval(), examples, world)
+    return keep_features(config, task, module, _with_rows(task, data, prepared, config.training.seed), world)
 
 
 def _with_rows(task: TaskKind, data: Data, examples: Examples, seed: int) -> dict[Side, Encoded]:

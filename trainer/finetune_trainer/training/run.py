@@ -81,10 +81,10 @@ class Run:
     sampler: Sampler
     store: CheckpointStore
     reporter: Reporter
-    stop: StopFlag
-    state: State
     saves: SavePlan
     feed: Feed[list[MicroBatch]]
+    stop: StopFlag = field(default_factory=StopFlag)
+    state: State = field(default_factory=State)
     log_time: float = field(default_factory=time.monotonic)
     first_step: int = 0
     earlier_seconds: float = 0.0
