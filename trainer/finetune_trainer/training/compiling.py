@@ -102,7 +102,7 @@ def compile_layers(model: nn.Module, wanted: Use, cache_folder: str | None) -> N
     dynamo.suppress_errors = wanted is Use.AUTO
     # Its other way is a process for each core of the node, whatever the pod's quota, and each imports torch.
     inductor.compile_threads = 1
-    # They are told apart by what openssl makes of them, without a word where that is missing.
+    # torch tells headers that it translates ahead apart by openssl's hash of them, and fails where there is no openssl.
     inductor.cpp_cache_precompile_headers = shutil.which("openssl") is not None
     if cache_folder is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache_folder, "compiled"))

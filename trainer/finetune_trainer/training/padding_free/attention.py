@@ -50,7 +50,7 @@ def attention(
         chance = Chance.of(dropout)
         keeps = _keeps(draws.kept(_pairs(pattern, heads), chance), pattern, heads)
         said = [
-            _weigh(q, k, v, _own(bias, group), pattern.mask(group), keep, scale, chance.scale)
+            _weigh(q, k, v, _bias_of(bias, group), pattern.mask(group), keep, scale, chance.scale)
             for (group, q, k, v), keep in zip(groups, keeps, strict=True)
         ]
     else:
@@ -108,13 +108,13 @@ def _mask_of(
     mask: torch.Tensor | None, bias: torch.Tensor | None, group: Group, like: torch.Tensor
 ) -> torch.Tensor | None:
     """What torch's attention takes: a boolean mask, or one that is added."""
-    own = _own(bias, group)
+    own = _bias_of(bias, group)
     if own is None:
         return mask
     return own.to(like.dtype) if mask is None else own.to(like.dtype).masked_fill(~mask, float("-inf"))
 
 
-def _own(bias: torch.Tensor | None, group: Group) -> torch.Tensor | None:
+def _bias_of(bias: torch.Tensor | None, group: Group) -> torch.Tensor | None:
     """The part of a bias by position that a group's texts are long enough for, (1, heads, asking, asked)."""
     return None if bias is None else bias[:, :, : group.asking, : group.asked]
 
