@@ -47,6 +47,7 @@ def test_what_cannot_go_together_is_refused(given: dict[str, str], said: str) ->
     compiling.check_compile(a_config(**given), gpus=0)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("there", [True, False])
 def test_headers_are_translated_ahead_only_where_openssl_can_tell_them_apart(
     there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

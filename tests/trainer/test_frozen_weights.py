@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.torch
 STEPS = 2
 LORA: Mapping[str, Any] = {"type": "lora", "lora": {"r": 4}}
+PREFIX: Mapping[str, Any] = {"type": "prefix", "prefix": {"virtualTokens": 4}}
 CASES = [
     ("text-classification bert", LORA),
-    ("text-classification gpt2", {"type": "prefix", "prefix": {"virtualTokens": 4}}),
+    ("text-classification gpt2", PREFIX),
     ("text-classification bert", {"type": "prompt", "prompt": {"virtualTokens": 4}}),
     ("text-generation gpt2", {"type": "ia3"}),
     ("text-generation qwen3", LORA),
@@ -69,9 +70,16 @@ def test_nothing_that_is_computed_changes(
     assert predictions(narrow, narrow.model, examples) == predictions(wide, wide.model, examples)
 
 
-@pytest.mark.parametrize("case", ["text-classification bert", "summarization t5"])
+@pytest.mark.parametrize(
+    ("case", "method"),
+    [
+        pytest.param("text-classification bert", LORA, id="lora of an encoder"),
+        pytest.param("text-classification bert", PREFIX, id="prefix, whose head is a copy"),
+        pytest.param("summarization t5", LORA, id="lora of encoder and decoder"),
+    ],
+)
 def test_the_saved_model_has_the_weights_of_its_file(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, method: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what has more digits than were kept; the file is read again only for those."""
     import torch
@@ -79,9 +87,9 @@ def test_the_saved_model_has_the_weights_of_its_file(
     from finetune_trainer.training.build import load
     from finetune_trainer.training.frozen_weights import widen
 
-    run = built(half(tmp_path / "narrow", case, LORA))
+    run = built(half(tmp_path / "narrow", case, method))
     kept_wide(monkeypatch)
-    wide = built(half(tmp_path / "wide", case, LORA))
+    wide = built(half(tmp_path / "wide", case, method))
     assert run.narrowed.lost
     widen(run.model, run.narrowed, lambda: load(run.task, run.config.training.seed)[0])
     torch.testing.assert_close(run.model.state_dict(), wide.model.state_dict(), rtol=0, atol=0)
